@@ -1,0 +1,52 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+SUITE ?= forky
+node := node_modules/.bin/node
+vitest := $(node) node_modules/vitest/vitest.mjs run
+sources := $(shell find src proto -name gen -prune -o -type f -print)
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+.PHONY: setup
+setup: ## install the Debian and npm packages the project needs (no-op when present)
+	@hack/setup
+
+src/gen/.stamp: package-lock.json hack/generate $(shell find proto -type f) | setup
+	hack/generate
+	@touch $@
+
+.PHONY: build
+build: dist/gantry.mjs ## bundle the program; leaves bin/gantry
+
+dist/gantry.mjs: src/gen/.stamp $(sources) | setup
+	$(node) hack/bundle.ts
+
+.PHONY: root
+root: setup ## make the lab's root folder and images (cached in .lab)
+	hack/lab root --suite $(SUITE)
+
+.PHONY: demo
+demo: build root ## a Redis with an open connection moves between two nodes and back
+	$(node) hack/demo.ts
+
+.PHONY: lint
+lint: src/gen/.stamp ## types, format and lint, shell scripts: zero warnings
+	$(node) node_modules/typescript/bin/tsc
+	node_modules/.bin/biome check --error-on-warnings .
+	shellcheck hack/setup hack/generate hack/lab bin/gantry $(shell find src hack -name '*.sh')
+
+.PHONY: test-unit
+test-unit: src/gen/.stamp ## only the tests that need neither root nor a lab
+	$(vitest) --project unit
+
+.PHONY: test
+test: build lint root ## every test: unit, integration, faults, end to end
+	$(vitest)
+
+.PHONY: clean
+clean: ## undo everything: labs, cached roots, packages, what was built
+	-[ ! -x $(node) ] || hack/lab down --all
+	rm -rf --one-file-system .lab dist out node_modules src/gen

@@ -1,0 +1,81 @@
+import { readFile } from 'node:fs/promises';
+import { GantryError } from '../errors.ts';
+
+/** Configuration of one node's agent: a JSON file (docs/operations.md). Addresses are HOST:PORT. */
+export interface AgentConfig {
+  /** This node's name: the one in its certificate and in the peers' configuration. */
+  node: string;
+  /** containerd's own socket: the agent deals with real IDs and must work while the relay restarts. */
+  runtimeSocket: string;
+  agentSocket: string;
+  peerListen: string;
+  /** Name of each peer to its address. */
+  peers: Record<string, string>;
+  tls: { ca: string; cert: string; key: string };
+  /** Survives a reboot: journal of migrations. */
+  stateDir: string;
+  /** Holds whole processes' memory while they move; mode 0700, emptied after use. */
+  imageDir: string;
+  /** Tickets for the OCI hook; the hook looks below /run/gantry. */
+  runDir: string;
+  /** host-local's folder of reservations for the pods' network, "" when another IPAM is used. */
+  ipamDir: string;
+}
+
+const DEFAULTS: Partial<AgentConfig> = {
+  runtimeSocket: '/run/containerd/containerd.sock',
+  agentSocket: '/run/gantry/agent.sock',
+  peers: {},
+  stateDir: '/var/lib/gantry',
+  imageDir: '/run/gantry/images',
+  runDir: '/run/gantry',
+  ipamDir: '',
+};
+
+const TEXTS = [
+  'node',
+  'runtimeSocket',
+  'agentSocket',
+  'peerListen',
+  'stateDir',
+  'imageDir',
+  'runDir',
+  'ipamDir',
+] as const;
+
+/** Reads and checks the configuration. Errors: USAGE, naming the field. */
+export async function readConfig(file: string): Promise<AgentConfig> {
+  let text: string;
+  try {
+    text = await readFile(file, 'utf8');
+  } catch (error) {
+    throw new GantryError('USAGE', `cannot read the configuration ${file}`, {
+      cause: error,
+      hint: 'see docs/operations.md',
+    });
+  }
+  return parseConfig(text, file);
+}
+
+/** Pure part of {@link readConfig}. */
+export function parseConfig(text: string, file: string): AgentConfig {
+  const wrong = (what: string, cause?: unknown) =>
+    new GantryError('USAGE', `${file}: ${what}`, { cause, hint: 'see docs/operations.md' });
+  let given: Record<string, unknown>;
+  try {
+    given = { ...DEFAULTS, ...(JSON.parse(text) as Record<string, unknown>) };
+  } catch (error) {
+    throw wrong('not valid JSON', error);
+  }
+  for (const field of TEXTS) if (typeof given[field] !== 'string') throw wrong(`"${field}" must be a text`);
+  const known = new Set<string>([...TEXTS, 'peers', 'tls']);
+  for (const field of Object.keys(given)) if (!known.has(field)) throw wrong(`"${field}" is not known`);
+  const config = given as unknown as AgentConfig;
+  for (const [name, address] of [...Object.entries(config.peers), ['peerListen', config.peerListen] as const]) {
+    if (typeof address !== 'string' || !/:\d+$/.test(address)) throw wrong(`the address of ${name} must be HOST:PORT`);
+  }
+  for (const field of ['ca', 'cert', 'key'] as const) {
+    if (typeof config.tls?.[field] !== 'string') throw wrong(`"tls.${field}" must be a path`);
+  }
+  return config;
+}

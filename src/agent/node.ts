@@ -1,0 +1,14 @@
+import type { Journal } from '../migrate/journal.ts';
+import type { Cri } from '../runtime/cri.ts';
+import type { AgentConfig } from './config.ts';
+import type { Log } from './log.ts';
+
+/** What every verb of the agent works with. */
+export interface Node {
+  readonly config: AgentConfig;
+  readonly cri: Cri;
+  readonly journal: Journal;
+  readonly log: Log;
+  /** IDs of containers (source) that an operation works on: one operation each. */
+  readonly busy: Set<string>;
+}

@@ -1,0 +1,159 @@
+import { chmod, rm } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Metadata, Server, ServerCredentials, type ServerWritableStream, type ServiceError } from '@grpc/grpc-js';
+import { checkpoint } from '../checkpoint/checkpoint.ts';
+import { restore } from '../checkpoint/restore.ts';
+import { makePrivateFolder } from '../durable.ts';
+import { GantryError, messageOf, REASONS } from '../errors.ts';
+import { type AgentServer, AgentService, Event, type Result } from '../gen/gantry/v1/agent.ts';
+import { Acceptor } from '../migrate/acceptor.ts';
+import { Journal } from '../migrate/journal.ts';
+import { recover } from '../migrate/recover.ts';
+import { migrate } from '../migrate/source.ts';
+import { Cri } from '../runtime/cri.ts';
+import { listenForPeers } from '../transfer/peer.ts';
+import type { AgentConfig } from './config.ts';
+import { nodeInfo } from './info.ts';
+import type { Log } from './log.ts';
+import type { Node } from './node.ts';
+import { Operation } from './operation.ts';
+
+const RUNTIME_WAIT_MS = 60_000;
+
+/**
+ * Runs a node's agent until the signal. Order matters: first the journal of the agent before is settled, then peers and
+ * callers are listened to.
+ */
+export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSignal): Promise<void> {
+  process.umask(0o077);
+  await makePrivateFolder(config.stateDir);
+  await refuseSecond(config.agentSocket);
+  using cri = new Cri(config.runtimeSocket);
+  await waitForRuntime(cri, config, signal);
+  const node: Node = { config, cri, journal: await Journal.open(config.stateDir), log, busy: new Set() };
+  await recover(node);
+
+  const acceptor = new Acceptor(node);
+  const peers = await listenForPeers(config, (...connection) => acceptor.accept(...connection));
+  const operations = new Map<string, Operation>();
+  const server = new Server();
+  server.addService(AgentService, handlers(node, operations));
+  await rm(config.agentSocket, { force: true });
+  await makePrivateFolder(dirname(config.agentSocket));
+  await new Promise<void>((resolve, reject) =>
+    server.bindAsync(`unix:${config.agentSocket}`, ServerCredentials.createInsecure(), (error) =>
+      error ? reject(error) : resolve(),
+    ),
+  );
+  await chmod(config.agentSocket, 0o600);
+  log('agent-ready', { node: config.node, socket: config.agentSocket, peers: config.peerListen });
+
+  await new Promise<void>((resolve) =>
+    signal.aborted ? resolve() : signal.addEventListener('abort', () => resolve()),
+  );
+  log('agent-stopping', { operations: operations.size });
+  for (const operation of operations.values()) operation.cancel();
+  peers.close();
+  for (let round = 0; round < 300 && operations.size > 0; round++) await sleep(100);
+  server.forceShutdown();
+  await rm(config.agentSocket, { force: true });
+}
+
+function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
+  const run = <Request>(
+    call: ServerWritableStream<Request, Event>,
+    verb: string,
+    subject: string,
+    work: (operation: Operation) => Promise<Result>,
+  ) => {
+    const operation = new Operation(subject);
+    const about = { operation: operation.id, verb, subject };
+    operations.set(operation.id, operation);
+    const write = (event: Event) => {
+      // The caller may be gone; the operation goes on.
+      if (!call.cancelled && call.writable) call.write(event);
+    };
+    call.on('error', () => undefined);
+    operation.onEvent(write);
+    write(Event.fromPartial({ started: { operationId: operation.id } }));
+    node.log('operation-started', about);
+    work(operation)
+      .then(
+        (result) => {
+          node.log('operation-done', {
+            ...about,
+            elapsedMs: Math.round(operation.elapsedMs()),
+            bytesSent: operation.bytesSent,
+          });
+          write(Event.fromPartial({ result }));
+          call.end();
+        },
+        (error: unknown) => {
+          const failure = GantryError.from(error);
+          const { reason, message } = failure;
+          node.log('operation-failed', {
+            ...about,
+            reason,
+            message,
+            stack: reason === 'INTERNAL' ? failure.stack : undefined,
+          });
+          if (!call.cancelled) call.emit('error', toServiceError(failure));
+        },
+      )
+      .finally(() => operations.delete(operation.id));
+  };
+  return {
+    info: (_call, reply) =>
+      void nodeInfo(node).then(
+        (info) => reply(null, info),
+        (error) => reply(toServiceError(error)),
+      ),
+    checkpoint: (call) =>
+      run(call, 'checkpoint', call.request.container, (operation) => checkpoint(node, call.request, operation)),
+    restore: (call) =>
+      run(call, 'restore', call.request.directory, (operation) => restore(node, call.request, operation)),
+    migrate: (call) =>
+      run(call, 'migrate', call.request.container, (operation) => migrate(node, call.request, operation)),
+    cancel: (call, reply) => reply(null, { accepted: operations.get(call.request.operationId)?.cancel() ?? false }),
+  };
+}
+
+function toServiceError(error: unknown): Partial<ServiceError> {
+  const { reason, message, hint } = GantryError.from(error);
+  const metadata = new Metadata();
+  metadata.set('gantry-reason', reason);
+  metadata.set('gantry-hint-bin', Buffer.from(hint));
+  return { code: REASONS[reason].grpc, details: message, metadata };
+}
+
+async function waitForRuntime(cri: Cri, config: AgentConfig, signal: AbortSignal): Promise<void> {
+  const until = performance.now() + RUNTIME_WAIT_MS;
+  for (;;) {
+    try {
+      await cri.version(signal);
+      return;
+    } catch (error) {
+      if (performance.now() > until || signal.aborted) {
+        throw new GantryError(
+          'RUNTIME_UNAVAILABLE',
+          `no runtime answers on ${config.runtimeSocket}: ${messageOf(error)}`,
+        );
+      }
+      await sleep(100);
+    }
+  }
+}
+
+/** Two agents on one journal would each undo what the other does. */
+async function refuseSecond(socket: string): Promise<void> {
+  const answers = await new Promise<boolean>((resolve) => {
+    const probe = connect(socket, () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.on('error', () => resolve(false));
+  });
+  if (answers) throw new GantryError('BUSY', `another agent answers on ${socket}`, { hint: 'stop it first' });
+}

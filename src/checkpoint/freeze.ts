@@ -1,0 +1,90 @@
+import { kill } from 'node:process';
+import { exists } from '../durable.ts';
+import { GantryError } from '../errors.ts';
+import { open, shut } from '../network/shield.ts';
+import { type Freezer, freeze, freezerOf, processesOf, thaw } from '../runtime/cgroup.ts';
+import type { ContainerDetail } from '../runtime/cri.ts';
+
+/**
+ * A container that is frozen behind a shut network. Disposing it lets it go on as if nothing had happened, unless it
+ * was ended: that is the rollback of everything that can fail before a commit.
+ */
+export class FrozenContainer {
+  readonly #freezer: Freezer;
+  readonly #netns: string;
+  #ended = false;
+
+  private constructor(freezer: Freezer, netns: string) {
+    this.#freezer = freezer;
+    this.#netns = netns;
+  }
+
+  /** Shuts first: a request that is answered after the freeze has begun would be lost. */
+  static async freeze(container: ContainerDetail): Promise<FrozenContainer> {
+    const frozen = await FrozenContainer.find(container);
+    try {
+      await shut(frozen.#netns);
+      await freeze(frozen.#freezer);
+      return frozen;
+    } catch (error) {
+      await frozen[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** The handle of a container that an agent of before may have frozen. */
+  static async find(container: ContainerDetail): Promise<FrozenContainer> {
+    return new FrozenContainer(await freezerOf(container.pid), networkOf(container.sandbox.pid));
+  }
+
+  /** CRIU thaws the group once it has seized the tasks; after a dump, this says that they are frozen again. */
+  refreeze(): Promise<void> {
+    return freeze(this.#freezer);
+  }
+
+  processes(): Promise<number[]> {
+    return processesOf(this.#freezer);
+  }
+
+  /** Ends every process without letting one run again: on cgroup v1 a frozen task dies only when thawed. */
+  async end(): Promise<void> {
+    this.#ended = true;
+    for (const pid of await this.processes()) signalQuietly(pid);
+    await thaw(this.#freezer).catch((error: unknown) => {
+      // The group may be gone with its last process.
+      if ((error as { code?: string }).code !== 'ENOENT') throw error;
+    });
+  }
+
+  /** Leaves it frozen and shut: whether it may run again is for others to say. */
+  leaveFrozen(): void {
+    this.#ended = true;
+  }
+
+  /** Opens the network before the thaw, so that the first packet sent is not dropped. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#ended) return;
+    this.#ended = true;
+    const opened = await Promise.allSettled([open(this.#netns)]);
+    await thaw(this.#freezer);
+    const [outcome] = opened;
+    if (outcome?.status === 'rejected' && (await exists(this.#netns))) {
+      throw new GantryError('INTERNAL', `the pod's network could not be opened again: ${outcome.reason}`, {
+        hint: `nsenter --net=${this.#netns} nft delete table netdev gantry_shield`,
+      });
+    }
+  }
+}
+
+/** The pod's network namespace, by its pause process. */
+export function networkOf(pausePid: number): string {
+  return `/proc/${pausePid}/ns/net`;
+}
+
+function signalQuietly(pid: number): void {
+  try {
+    kill(pid, 'SIGKILL');
+  } catch {
+    // It has ended meanwhile.
+  }
+}

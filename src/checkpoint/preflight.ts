@@ -1,0 +1,62 @@
+import { GantryError } from '../errors.ts';
+import { ContainerState, NamespaceMode } from '../gen/cri.ts';
+import type { ContainerDetail, Cri } from '../runtime/cri.ts';
+import { criuVersion } from '../runtime/criu.ts';
+
+/** Everything that is known to prevent a dump, before anything is touched. Errors say which of them it was. */
+export async function checkDumpable(container: ContainerDetail): Promise<void> {
+  if (container.state !== ContainerState.CONTAINER_RUNNING) {
+    throw new GantryError('NOT_RUNNING', `container ${container.name} (${container.id.slice(0, 13)}) is not running`, {
+      hint: 'only a running container has a state to save',
+    });
+  }
+  const runtime = container.sandbox.runtimeHandler;
+  if (runtime !== '' && runtime !== 'runc') {
+    throw unsupported(`its runtime handler is "${runtime}": only runc can checkpoint here`);
+  }
+  const namespaces = container.config.linux?.securityContext?.namespaceOptions;
+  if (namespaces?.network === NamespaceMode.NODE) throw unsupported("it uses the node's network");
+  if (namespaces?.ipc === NamespaceMode.NODE) throw unsupported("it uses the node's IPC namespace");
+  if (namespaces !== undefined && namespaces.pid !== NamespaceMode.CONTAINER) {
+    throw unsupported('it shares its PID namespace: a restore needs one of its own');
+  }
+  if (container.config.tty) throw unsupported('it has a terminal, which belongs to the shim');
+  const [mount] = container.config.mounts;
+  if (mount !== undefined) {
+    throw unsupported(`it mounts ${mount.hostPath} at ${mount.containerPath}: content of volumes is not moved yet`);
+  }
+  await criuVersion();
+}
+
+/** What else prevents a migration: a kubelet that would start the pod again, other containers in the sandbox. */
+export async function checkMovable(container: ContainerDetail, cri: Cri, force: boolean): Promise<void> {
+  await checkDumpable(container);
+  if (!force && isManagedByKubelet(container)) {
+    throw new GantryError(
+      'MANAGED_BY_KUBELET',
+      `a kubelet manages the pod of ${container.name}: it would start it here again`,
+      {
+        hint: 'stop that kubelet first, then use --force',
+      },
+    );
+  }
+  const others = (await cri.listContainers()).filter(
+    ({ podSandboxId, id, state }) =>
+      podSandboxId === container.sandbox.id && id !== container.id && state === ContainerState.CONTAINER_RUNNING,
+  );
+  if (others.length > 0) {
+    throw unsupported(`its sandbox holds ${others.length} more running container(s); pods move with one container yet`);
+  }
+}
+
+/** Pods of a kubelet carry these (pkg/kubelet/kuberuntime/labels.go and types/constants.go of Kubernetes). */
+function isManagedByKubelet({ sandbox }: ContainerDetail): boolean {
+  return (
+    sandbox.config.labels['io.kubernetes.pod.uid'] !== undefined ||
+    sandbox.annotations['kubernetes.io/config.source'] !== undefined
+  );
+}
+
+function unsupported(why: string): GantryError {
+  return new GantryError('UNSUPPORTED', `the container cannot be moved: ${why}`);
+}

@@ -1,0 +1,83 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Node } from '../agent/node.ts';
+import { GantryError } from '../errors.ts';
+import { ContainerState } from '../gen/cri.ts';
+import { freezerOf, processesOf } from '../runtime/cgroup.ts';
+import { type DumpOptions, restoreOptions } from '../runtime/criu.ts';
+import { Ticket } from '../runtime/ticket.ts';
+
+/**
+ * A container that is being started from a checkpoint and waits, complete and with its tasks stopped, for
+ * {@link resume}. Disposing it before that ends the restore; the container is then one whose start failed.
+ */
+export class PoisedContainer {
+  readonly #ticket: Ticket;
+  readonly #started: Promise<void>;
+  #resumed = false;
+
+  private constructor(ticket: Ticket, started: Promise<void>) {
+    this.#ticket = ticket;
+    this.#started = started;
+  }
+
+  /** Starts a created container through CRI, with a ticket. Errors: RESTORE_FAILED with CRIU's reason. */
+  static async restore(node: Node, container: string, images: string, options: DumpOptions): Promise<PoisedContainer> {
+    const ticket = await Ticket.issue(node.config.runDir, container, images, await restoreOptions(options));
+    const started = node.cri.startContainer(container).catch((error: unknown) => {
+      throw new GantryError('RESTORE_FAILED', error instanceof Error ? error.message : String(error), { cause: error });
+    });
+    const poised = new PoisedContainer(ticket, started);
+    // Both ends are awaited below or in the dispose; until then a rejection is nobody's surprise.
+    started.catch(() => undefined);
+    const stop = new AbortController();
+    try {
+      const outcome = await Promise.race([
+        ticket.poised(stop.signal).then(() => 'poised' as const),
+        started.then(() => 'started' as const),
+      ]);
+      if (outcome === 'started') {
+        throw new GantryError('RESTORE_FAILED', 'the runtime started the container afresh instead of restoring it', {
+          hint: "is the OCI hook installed as the runtime's BinaryName in containerd's configuration?",
+        });
+      }
+      return poised;
+    } catch (error) {
+      await poised[Symbol.asyncDispose]();
+      throw error;
+    } finally {
+      stop.abort();
+    }
+  }
+
+  /** Lets the tasks run and returns when the CRI says RUNNING. Errors: RESTORE_FAILED. */
+  async resume(): Promise<void> {
+    this.#resumed = true;
+    await this.#ticket.release();
+    await this.#started;
+    await this.#ticket.discard();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#resumed) await this.#ticket.refuse();
+    await this.#started.catch(() => undefined);
+    await this.#ticket.discard();
+  }
+}
+
+/**
+ * Serving means that the CRI says RUNNING and that the processes are there, for a moment and not just at one instant.
+ * Errors: VERIFICATION_FAILED.
+ */
+export async function verifyRunning(node: Node, container: string, processes: number): Promise<void> {
+  for (let look = 0; look < 2; look++) {
+    if (look > 0) await sleep(5);
+    const detail = await node.cri.describe(container);
+    if (detail.state !== ContainerState.CONTAINER_RUNNING) {
+      throw new GantryError('VERIFICATION_FAILED', 'the container ended right after it was restored');
+    }
+    const found = (await processesOf(await freezerOf(detail.pid))).length;
+    if (found < processes) {
+      throw new GantryError('VERIFICATION_FAILED', `only ${found} of ${processes} processes run after the restore`);
+    }
+  }
+}

@@ -1,0 +1,61 @@
+import type { TLSSocket } from 'node:tls';
+import type { Node } from '../agent/node.ts';
+import { GantryError } from '../errors.ts';
+import type { Purpose } from '../transfer/peer.ts';
+import type { TargetEntry } from './journal.ts';
+import { Incoming } from './target.ts';
+
+/** Takes the connections of peers and gives each to the migration that it belongs to. */
+export class Acceptor {
+  readonly #node: Node;
+  readonly #incoming = new Map<string, Incoming>();
+
+  constructor(node: Node) {
+    this.#node = node;
+  }
+
+  async accept(
+    peer: string,
+    purpose: Purpose,
+    socket: TLSSocket,
+    answer: (line: { ok: true; outcome?: string }) => void,
+  ): Promise<void> {
+    const { operation } = purpose;
+    switch (purpose.kind) {
+      case 'session': {
+        if (this.#incoming.has(operation)) throw new GantryError('BUSY', `operation ${operation} exists already`);
+        const incoming = new Incoming(this.#node, peer, operation, socket);
+        this.#incoming.set(operation, incoming);
+        answer({ ok: true });
+        incoming.run().finally(() => this.#incoming.delete(operation));
+        return;
+      }
+      case 'data': {
+        const incoming = this.#incoming.get(operation);
+        // A peer may only send to what it began itself.
+        if (incoming?.peer !== peer) throw new GantryError('PEER_LOST', `there is no operation ${operation} here`);
+        answer({ ok: true });
+        return incoming.receive(purpose.stream, socket);
+      }
+      case 'outcome':
+        answer({ ok: true, outcome: (await this.#entryOf(peer, operation))?.state ?? 'none' });
+        return void socket.end();
+      case 'done': {
+        const entry = await this.#entryOf(peer, operation);
+        if (entry?.state === 'serving' || entry?.state === 'failed') await this.#node.journal.remove(entry);
+        answer({ ok: true });
+        return void socket.end();
+      }
+      default:
+        throw new GantryError('UNSUPPORTED', `node ${this.#node.config.node} does not know this kind of connection`);
+    }
+  }
+
+  /** Only the peer of a migration learns its outcome. */
+  async #entryOf(peer: string, operation: string): Promise<TargetEntry | undefined> {
+    const entries = await this.#node.journal.load();
+    return entries.find(
+      (entry): entry is TargetEntry => entry.role === 'target' && entry.operation === operation && entry.peer === peer,
+    );
+  }
+}

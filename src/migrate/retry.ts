@@ -1,0 +1,21 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Node } from '../agent/node.ts';
+import { messageOf } from '../errors.ts';
+
+const ATTEMPTS = 1000;
+
+/**
+ * Repeats a step that has to succeed (a rollback, a recovery) until it does, ever more slowly, telling the log. Gives up
+ * after some hours with the last error; the journal's entry is then still there for the next start.
+ */
+export async function untilDone(node: Node, what: string, step: () => Promise<void>): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await step();
+    } catch (error) {
+      if (attempt === ATTEMPTS) throw error;
+      node.log('retrying', { what, attempt, why: messageOf(error) });
+      await sleep(Math.min(100 * 2 ** attempt, 10_000));
+    }
+  }
+}

@@ -1,0 +1,106 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Node } from '../agent/node.ts';
+import { FrozenContainer, networkOf } from '../checkpoint/freeze.ts';
+import { GantryError, messageOf } from '../errors.ts';
+import { addressesOf } from '../network/address.ts';
+import { keepReserved } from '../network/ipam.ts';
+import type { ContainerDetail } from '../runtime/cri.ts';
+import { connectPeer } from '../transfer/peer.ts';
+import type { SourceEntry } from './journal.ts';
+
+/**
+ * Brings a committed migration to its end on the source: removes the source once the target serves, thaws it once the
+ * target durably says that it failed (or knows nothing: it rolled back before it saw the commit), and asks again for as
+ * long as nobody can say. Also what a restarted agent does with such an entry.
+ */
+export async function settle(node: Node, entry: SourceEntry, known = ''): Promise<'moved' | 'thawed'> {
+  for (let attempt = 0; ; attempt++) {
+    const outcome = known || (await askOutcome(node, entry, attempt));
+    if (outcome === 'serving') {
+      await removeSource(node, entry);
+      return 'moved';
+    }
+    if (outcome === 'failed' || outcome === 'none') {
+      await thawSource(node, entry);
+      return 'thawed';
+    }
+    // "preparing" and "resuming" end soon; a peer that cannot be reached is asked ever more rarely.
+    await sleep(outcome === 'unreachable' ? Math.min(500 * (attempt + 1), 10_000) : 100);
+  }
+}
+
+/** Lets a frozen source go on: the rollback, also of an agent that died before its commit. */
+export async function thawSource(node: Node, entry: SourceEntry): Promise<void> {
+  const container = await describe(node, entry);
+  if (container !== undefined && container.pid > 0) {
+    await waitForDump(container.id);
+    const frozen = await FrozenContainer.find(container);
+    await frozen[Symbol.asyncDispose]();
+  }
+  await node.journal.remove(entry);
+  if (entry.state === 'committed') await tellDone(node, entry);
+  node.log('migration-rolled-back', { operation: entry.operation, container: entry.container, peer: entry.peer });
+}
+
+async function removeSource(node: Node, entry: SourceEntry): Promise<void> {
+  const container = await describe(node, entry);
+  if (container !== undefined) {
+    if (container.sandbox.pid > 0) {
+      const addresses = await addressesOf(networkOf(container.sandbox.pid)).catch(() => []);
+      await keepReserved(node.config.ipamDir, addresses, entry.operation);
+    }
+    if (container.pid > 0) await (await FrozenContainer.find(container)).end();
+  }
+  await node.cri.removeSandbox(entry.sandbox);
+  await node.journal.remove(entry);
+  await tellDone(node, entry);
+  node.log('migration-done', { operation: entry.operation, container: entry.container, peer: entry.peer });
+}
+
+async function describe(node: Node, entry: SourceEntry): Promise<ContainerDetail | undefined> {
+  try {
+    return await node.cri.describe(entry.container);
+  } catch (error) {
+    if (error instanceof GantryError && error.reason === 'NOT_FOUND') return undefined;
+    throw error;
+  }
+}
+
+async function askOutcome(node: Node, { peer, operation }: SourceEntry, attempt: number): Promise<string> {
+  try {
+    const { socket, outcome } = await connectPeer(node.config, peer, { kind: 'outcome', operation });
+    socket.destroy();
+    return outcome || 'none';
+  } catch (error) {
+    if (attempt % 10 === 0) node.log('migration-outcome-unknown', { operation, peer, why: messageOf(error) });
+    return 'unreachable';
+  }
+}
+
+/** The target keeps its entry until it hears this; one that never does drops it after a day. */
+async function tellDone(node: Node, { peer, operation }: SourceEntry): Promise<void> {
+  try {
+    const { socket } = await connectPeer(node.config, peer, { kind: 'done', operation });
+    socket.destroy();
+  } catch (error) {
+    node.log('peer-not-told', { operation, peer, why: messageOf(error) });
+  }
+}
+
+/**
+ * A dump goes on when its agent dies, and at its end CRIU writes FROZEN back: thawing before that would not last.
+ * Bounded by the dump's own limit.
+ */
+async function waitForDump(container: string): Promise<void> {
+  for (let round = 0; round < 6000 && (await isDumping(container)); round++) await sleep(100);
+}
+
+async function isDumping(container: string): Promise<boolean> {
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    const args = (await readFile(`/proc/${name}/cmdline`, 'utf8').catch(() => '')).split('\0');
+    if (args.includes('checkpoint') && args.includes(container)) return true;
+  }
+  return false;
+}

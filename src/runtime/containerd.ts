@@ -1,0 +1,52 @@
+import { readFile } from 'node:fs/promises';
+import { GantryError } from '../errors.ts';
+import { run } from './program.ts';
+
+const NAMESPACE = 'k8s.io';
+/** Where containerd's runc v2 shim keeps runc's state of CRI containers. */
+export const RUNC_ROOT = `/run/containerd/runc/${NAMESPACE}`;
+
+/**
+ * The folder that holds a container's writable layer (the overlay's upper folder), also before the container was ever
+ * started. Errors: UNSUPPORTED, for a snapshotter that makes no overlay.
+ */
+export async function writableLayer(socket: string, snapshotter: string, key: string): Promise<string> {
+  const text = await run('ctr', [
+    '-a',
+    socket,
+    '-n',
+    NAMESPACE,
+    'snapshots',
+    '--snapshotter',
+    snapshotter,
+    'mounts',
+    '/x',
+    key,
+  ]);
+  const upper = parseUpperFolder(text);
+  if (upper === undefined) {
+    throw new GantryError(
+      'UNSUPPORTED',
+      `snapshotter ${snapshotter} keeps no overlay: its writable layer cannot be moved`,
+    );
+  }
+  return upper;
+}
+
+/** Pure part of {@link writableLayer}: `text` is the mount command that ctr prints. */
+export function parseUpperFolder(text: string): string | undefined {
+  return /[ ,]upperdir=([^,\s]+)/.exec(text)?.[1];
+}
+
+/** Resident memory of processes, in bytes: about what CRIU's images of them will take. */
+export async function residentBytes(pids: readonly number[]): Promise<number> {
+  const pages = await Promise.all(
+    pids.map((pid) =>
+      readFile(`/proc/${pid}/statm`, 'utf8').then(
+        (text) => Number(text.split(' ')[1]),
+        () => 0,
+      ),
+    ),
+  );
+  return pages.reduce((sum, count) => sum + count, 0) * 4096;
+}

@@ -1,0 +1,21 @@
+import { describe, expect, it } from 'vitest';
+import { parseCriuErrors } from './criu.ts';
+
+describe('parseCriuErrors', () => {
+  it("takes the text of CRIU's error lines, of the main process and of restored ones", () => {
+    const log = [
+      '(00.000012) Version: 4.2.1 (gitid 0)',
+      '(00.040101) Error (criu/sk-inet.c:189): inet: Connected TCP socket, consider using --tcp-established option.',
+      '(00.050000)      7: Error (criu/files-reg.c:2143): File usr/bin/x has bad size 1 (expect 2)',
+      '(00.060000) Warn  (criu/x.c:1): not an error',
+    ].join('\n');
+    expect(parseCriuErrors(log)).toEqual([
+      'inet: Connected TCP socket, consider using --tcp-established option.',
+      'File usr/bin/x has bad size 1 (expect 2)',
+    ]);
+  });
+
+  it('finds nothing in a log without errors', () => {
+    expect(parseCriuErrors('(00.1) fine\n')).toEqual([]);
+  });
+});

@@ -1,0 +1,87 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { writeDurably } from '../durable.ts';
+import { errnoOf, GantryError } from '../errors.ts';
+import { RUNC_ROOT } from './containerd.ts';
+import { run } from './program.ts';
+
+/** CRIU's version. Errors: CRIU_MISSING. */
+export async function criuVersion(): Promise<string> {
+  try {
+    const text = await run('criu', ['--version']);
+    return /Version: (\S+)/.exec(text)?.[1] ?? text;
+  } catch (error) {
+    throw new GantryError('CRIU_MISSING', 'CRIU does not run on this node', { cause: error, hint: 'install criu' });
+  }
+}
+
+export interface DumpOptions {
+  tcpEstablished: boolean;
+}
+
+/**
+ * Dumps a frozen, shut container into `images` and leaves it frozen: the processes stay as they were, so the dump can be
+ * thrown away at any time. CRIU's reason is in the error.
+ *
+ * Takes no signal on purpose: a CRIU that is killed lets the tasks run with its code inside them.
+ * Errors: CHECKPOINT_FAILED, NO_SPACE.
+ */
+export async function dump(container: string, images: string, work: string, options: DumpOptions): Promise<void> {
+  const configuration = join(work, 'criu.conf');
+  // The pod's network is shut already, and CRIU's own lock would leave its rules behind after a failure.
+  await writeDurably(configuration, 'network-lock skip\n');
+  const args = ['checkpoint', '--image-path', images, '--work-path', work, '--leave-running', '--file-locks'];
+  if (options.tcpEstablished) args.push('--tcp-established');
+  if (await onCgroupV1()) args.push('--manage-cgroups-mode', 'ignore');
+  try {
+    await run('runc', ['--root', RUNC_ROOT, ...args, container], {
+      reason: 'CHECKPOINT_FAILED',
+      env: { CRIU_CONFIG_FILE: configuration },
+      timeoutMs: 600_000,
+    });
+  } catch (error) {
+    const reason = await criuReason(join(work, 'dump.log'));
+    const full = reason.includes('No space left') || errnoOf(error) === 'ENOSPC';
+    throw new GantryError(
+      full ? 'NO_SPACE' : 'CHECKPOINT_FAILED',
+      `CRIU could not dump ${container}: ${reason || error}`,
+      {
+        cause: error,
+        hint: hintFor(reason),
+      },
+    );
+  }
+}
+
+/** Options of `runc restore` that fit a {@link dump}. */
+export async function restoreOptions(options: DumpOptions): Promise<string[]> {
+  const args = ['--file-locks'];
+  if (options.tcpEstablished) args.push('--tcp-established');
+  // On v1 the image holds the freezer's state, which would be written back; on v2 `ignore` loses the private namespace.
+  if (await onCgroupV1()) args.push('--manage-cgroups-mode', 'ignore');
+  return args;
+}
+
+/** The first errors of a CRIU log, in one line; "" when there is no log. */
+export async function criuReason(log: string): Promise<string> {
+  const text = await readFile(log, 'utf8').catch(() => '');
+  return parseCriuErrors(text).slice(0, 3).join('; ');
+}
+
+/** Pure part of {@link criuReason}: lines look like `(00.012345) 17: Error (criu/x.c:12): what happened`. */
+export function parseCriuErrors(log: string): string[] {
+  return [...log.matchAll(/^\([\d.]+\)(?:\s+\d+:)?\s+Error \([^)]*\): (.*)$/gm)].map(([, text]) => (text ?? '').trim());
+}
+
+function hintFor(reason: string): string {
+  if (reason.includes('Connected TCP socket')) return 'it has open TCP connections: use --tcp-established';
+  if (reason.includes('io_uring')) return 'CRIU cannot dump io_uring; turn it off in the application';
+  return "CRIU's whole log is in the agent's log folder";
+}
+
+let cgroupV1: boolean | undefined;
+
+async function onCgroupV1(): Promise<boolean> {
+  cgroupV1 ??= (await readFile('/proc/self/cgroup', 'utf8')).split('\n').some((line) => line.includes(':freezer:'));
+  return cgroupV1;
+}

@@ -1,0 +1,77 @@
+import {
+  type CallOptions,
+  Client,
+  credentials,
+  Metadata,
+  type MethodDefinition,
+  type ServiceError,
+  status,
+} from '@grpc/grpc-js';
+import { GantryError } from '../errors.ts';
+
+/** Sizes and back-off that kubelet and containerd use; grpc-js's own defaults are 4 MiB and up to two minutes. */
+const CHANNEL = {
+  'grpc.max_receive_message_length': 16 * 1024 * 1024,
+  'grpc.max_send_message_length': 16 * 1024 * 1024,
+  'grpc.initial_reconnect_backoff_ms': 100,
+  'grpc.max_reconnect_backoff_ms': 3000,
+};
+
+/** A client for a gRPC server on a unix socket, to be used with {@link unary}. */
+export function connectSocket(socket: string): Client {
+  return new Client(`unix://${socket}`, credentials.createInsecure(), {
+    ...CHANNEL,
+    'grpc.default_authority': 'localhost',
+  });
+}
+
+/** One unary call. Fails with grpc-js's ServiceError; the deadline is the caller's and there always is one. */
+export function unary<Request, Response>(
+  client: Client,
+  method: MethodDefinition<Request, Response>,
+  request: Request,
+  options: { timeoutMs: number; signal?: AbortSignal },
+): Promise<Response> {
+  return new Promise((resolve, reject) => {
+    const call = client.makeUnaryRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      request,
+      new Metadata(),
+      { deadline: Date.now() + options.timeoutMs } satisfies CallOptions,
+      (error, response) => {
+        options.signal?.removeEventListener('abort', cancel);
+        if (error)
+          reject(options.signal?.aborted ? new GantryError('CANCELLED', 'cancelled', { cause: error }) : error);
+        else resolve(response as Response);
+      },
+    );
+    const cancel = () => call.cancel();
+    options.signal?.addEventListener('abort', cancel, { once: true });
+    if (options.signal?.aborted) cancel();
+  });
+}
+
+export function isServiceError(error: unknown): error is ServiceError {
+  return error instanceof Error && typeof (error as { code?: unknown }).code === 'number' && 'details' in error;
+}
+
+/** A runtime's error as a GantryError that names what was being done; UNAVAILABLE and NOT_FOUND keep their meaning. */
+export function fromRuntime(error: unknown, doing: string): GantryError {
+  if (!isServiceError(error)) return GantryError.from(error);
+  const text = `${doing}: ${error.details}`;
+  switch (error.code) {
+    case status.UNAVAILABLE:
+      return new GantryError('RUNTIME_UNAVAILABLE', text, {
+        cause: error,
+        hint: 'is containerd running on this node?',
+      });
+    case status.NOT_FOUND:
+      return new GantryError('NOT_FOUND', text, { cause: error });
+    case status.CANCELLED:
+      return new GantryError('CANCELLED', text, { cause: error });
+    default:
+      return new GantryError('INTERNAL', text, { cause: error });
+  }
+}

@@ -1,0 +1,86 @@
+import { constants } from 'node:fs';
+import { copyFile, mkdir, open, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { exists, makePrivateFolder } from '../durable.ts';
+import { errnoOf, GantryError } from '../errors.ts';
+import { run } from './program.ts';
+
+/** Stands beside this file, and beside the bundle. */
+const GATE = new URL('./restore-gate.sh', import.meta.url);
+
+/**
+ * A one-shot order to the OCI hook (oci-hook.sh): the next `create` of this container restores from these images.
+ * The restore stops at its gate, complete and with all tasks stopped, until {@link Ticket.release}.
+ */
+export class Ticket {
+  readonly #spent: string;
+  readonly #ticket: string;
+
+  private constructor(runDir: string, container: string) {
+    this.#ticket = join(runDir, 'tickets', container);
+    this.#spent = join(runDir, 'spent', container);
+  }
+
+  /** Writes the ticket, complete or not at all. `images` is the folder with CRIU's images; it stays the caller's. */
+  static async issue(runDir: string, container: string, images: string, options: readonly string[]): Promise<Ticket> {
+    const ticket = new Ticket(runDir, container);
+    const draft = `${ticket.#ticket}.new`;
+    await makePrivateFolder(join(runDir, 'tickets'));
+    await makePrivateFolder(join(runDir, 'spent'));
+    await rm(draft, { recursive: true, force: true });
+    await mkdir(draft, { mode: 0o700 });
+    await symlink(images, join(draft, 'checkpoint'));
+    await writeFile(join(draft, 'options'), options.map((option) => `${option}\n`).join(''));
+    await copyFile(GATE, join(draft, 'gate.sh'));
+    await run('mkfifo', ['-m', '600', join(draft, 'gate')]);
+    await writeFile(join(draft, 'criu.conf'), `network-lock skip\naction-script ${join(ticket.#spent, 'gate.sh')}\n`);
+    await rename(draft, ticket.#ticket);
+    return ticket;
+  }
+
+  /** Resolves when the restore has reached its gate. Rejects with the signal's reason. */
+  async poised(signal: AbortSignal): Promise<void> {
+    const mark = join(this.#spent, 'poised');
+    while (!(await exists(mark))) {
+      signal.throwIfAborted();
+      await sleep(2);
+    }
+  }
+
+  /** Lets the restored tasks run; their first instruction comes within a millisecond. */
+  release(): Promise<void> {
+    return this.#say('go');
+  }
+
+  /** Ends a restore that waits at its gate; one that does not wait there is left alone. */
+  async refuse(): Promise<void> {
+    if (await exists(join(this.#spent, 'poised'))) await this.#say('no').catch(() => undefined);
+  }
+
+  /** CRIU's log of the restore. */
+  get log(): string {
+    return join(this.#spent, 'restore.log');
+  }
+
+  /** Removes what is left of the ticket. Only after the runtime's call has returned. */
+  async discard(): Promise<void> {
+    await rm(this.#ticket, { recursive: true, force: true });
+    await rm(this.#spent, { recursive: true, force: true });
+  }
+
+  async #say(word: string): Promise<void> {
+    // The gate's reader opens the pipe right after it has said that it is poised; before that, opening fails.
+    for (let attempt = 0; attempt < 1000; attempt++) {
+      try {
+        await using handle = await open(join(this.#spent, 'gate'), constants.O_WRONLY | constants.O_NONBLOCK);
+        await handle.writeFile(`${word}\n`);
+        return;
+      } catch (error) {
+        if (errnoOf(error) !== 'ENXIO') throw error;
+        await sleep(1);
+      }
+    }
+    throw new GantryError('RESTORE_FAILED', 'the restore no longer waits at its gate');
+  }
+}

@@ -1,0 +1,120 @@
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
+import { writeDurably } from '../durable.ts';
+import { GantryError } from '../errors.ts';
+
+/*
+ * Bulk data between two agents, one connection each: CRIU's images as a tar stream, the writable layer by rsync. The
+ * receiving side never takes a path from the sender: tar unpacks into one given folder, and rsync runs as a daemon
+ * whose only module is the folder (chrooted there).
+ *
+ * What a transfer came to is what its program says: one whose connection breaks sees its input end and fails.
+ */
+
+/** Sends a folder as one tar stream and ends the sending half of the connection. Returns the bytes sent. */
+export async function sendFolder(socket: TLSSocket, folder: string, signal?: AbortSignal): Promise<number> {
+  const tar = start('tar', ['-C', folder, '--sparse', '-cf', '-', '.'], ['ignore', 'pipe', 'pipe'], signal);
+  const sent = pump(tar.stdio[1] as Readable, socket);
+  socket.once('close', () => tar.kill());
+  await finished(tar, 'sending the checkpoint', signal);
+  if (!socket.writableFinished && !socket.destroyed)
+    await Promise.race([once(socket, 'finish'), once(socket, 'close')]);
+  return sent.bytes;
+}
+
+/** Unpacks what {@link sendFolder} sends into `folder`. Returns the bytes received: the sender compares. */
+export async function receiveFolder(socket: TLSSocket, folder: string): Promise<number> {
+  await mkdir(folder, { mode: 0o700 });
+  const tar = start('tar', ['-C', folder, '--no-same-owner', '-xf', '-'], ['pipe', 'ignore', 'pipe']);
+  const received = pump(socket, tar.stdio[0] as Writable);
+  await finished(tar, `receiving the checkpoint into ${folder}`);
+  return received.bytes;
+}
+
+/** Makes the peer's folder the same as `folder`: owners, times, devices (whiteouts), extended attributes, hard links. */
+export async function syncFiles(socket: TLSSocket, folder: string, signal?: AbortSignal): Promise<number> {
+  // rsync talks to its other end through the "remote shell" it is given; this one only joins two descriptors. It has to
+  // end with the remote side, as ssh does: rsync waits for it.
+  const shell = "sh -c 'exec 5<&0; cat <&5 >&4 & exec cat <&3'";
+  const args = ['-aHAXS', '--numeric-ids', '--delete', '--timeout=60', `--rsh=${shell}`, `${folder}/`, 'peer::layer/'];
+  const rsync = start('rsync', args, ['ignore', 'ignore', 'pipe', 'pipe', 'pipe'], signal);
+  pump(socket, rsync.stdio[3] as Writable);
+  const sent = pump(rsync.stdio[4] as Readable, socket);
+  await finished(rsync, 'sending the files', signal);
+  return sent.bytes;
+}
+
+/** The receiving end of {@link syncFiles}. `folder` must exist; `work` is a private folder for rsync's configuration. */
+export async function receiveFiles(socket: TLSSocket, folder: string, work: string): Promise<number> {
+  const configuration = join(work, 'rsyncd.conf');
+  const options = [
+    'uid = 0',
+    'gid = 0',
+    'use chroot = yes',
+    'read only = no',
+    'write only = yes',
+    'munge symlinks = no',
+  ];
+  await writeDurably(
+    configuration,
+    `reverse lookup = no\nlog file = /dev/null\n[layer]\npath = ${folder}\n${options.join('\n')}\n`,
+  );
+  try {
+    const rsync = start('rsync', ['--server', '--daemon', `--config=${configuration}`, '.'], 'pipe');
+    const received = pump(socket, rsync.stdio[0] as Writable);
+    pump(rsync.stdio[1] as Readable, socket);
+    await finished(rsync, `receiving the files into ${folder}`);
+    return received.bytes;
+  } finally {
+    await rm(configuration, { force: true });
+  }
+}
+
+interface Program {
+  stdio: ChildProcess['stdio'];
+  kill(): void;
+  ended: Promise<{ code: number | null; said: string }>;
+}
+
+/** Node's own spawn: execa waits for every pipe to end, and a pipe that joins two programs' descriptors need not. */
+function start(file: string, args: string[], stdio: StdioOptions, signal?: AbortSignal): Program {
+  const child = spawn(file, args, { stdio });
+  const kill = () => void child.kill();
+  signal?.addEventListener('abort', kill, { once: true });
+  let said = '';
+  child.stderr?.on('data', (chunk: Buffer) => {
+    said = (said + chunk.toString()).slice(0, 4096);
+  });
+  const ended = new Promise<{ code: number | null; said: string }>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('exit', (code) => setImmediate(() => resolve({ code, said: said.trim() })));
+  }).finally(() => signal?.removeEventListener('abort', kill));
+  return { stdio: child.stdio, kill, ended };
+}
+
+/** Copies until either side ends, and then ends the other; who ended it, and why, the program tells. */
+function pump(from: Readable, to: Writable): { bytes: number } {
+  const count = { bytes: 0 };
+  from.on('data', (chunk: Buffer) => {
+    count.bytes += chunk.length;
+  });
+  from.on('error', () => to.end());
+  from.on('close', () => to.end());
+  to.on('error', () => from.unpipe(to).resume());
+  from.pipe(to);
+  return count;
+}
+
+async function finished(program: Program, doing: string, signal?: AbortSignal): Promise<void> {
+  const { code, said } = await program.ended;
+  if (code === 0) return;
+  if (signal?.aborted) throw new GantryError('CANCELLED', 'cancelled');
+  const full = said.includes('No space left on device');
+  throw new GantryError(full ? 'NO_SPACE' : 'PEER_LOST', `${doing}: ${said.split('\n')[0] || `exit code ${code}`}`, {
+    hint: full ? 'free disk space there and try again' : '',
+  });
+}

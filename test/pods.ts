@@ -1,0 +1,71 @@
+import { randomUUID } from 'node:crypto';
+import { ContainerConfig, NamespaceMode, PodSandboxConfig } from '../src/gen/cri.ts';
+import { addressesOf } from '../src/network/address.ts';
+import { Cri } from '../src/runtime/cri.ts';
+
+export interface Pod {
+  sandbox: string;
+  container: string;
+  name: string;
+  address: string;
+}
+
+export interface PodOptions {
+  name: string;
+  image: string;
+  command?: string[];
+  /** Labels of the sandbox; a kubelet's pod has io.kubernetes.pod.uid. */
+  labels?: Record<string, string>;
+  mounts?: { hostPath: string; containerPath: string }[];
+}
+
+/** Runs a pod of one container through CRI, as a kubelet would, and tells its address. */
+export async function runPod(socket: string, nodePid: number, options: PodOptions): Promise<Pod> {
+  const { name, image, command = [], labels = {}, mounts = [] } = options;
+  using cri = new Cri(socket);
+  const uid = randomUUID();
+  const sandboxConfig = PodSandboxConfig.fromPartial({
+    metadata: { name, namespace: 'default', uid, attempt: 0 },
+    hostname: name,
+    logDirectory: `/var/log/pods/default_${name}_${uid}`,
+    labels,
+    linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.CONTAINER } } },
+  });
+  const sandbox = await cri.runSandbox(sandboxConfig, '');
+  const config = ContainerConfig.fromPartial({
+    metadata: { name, attempt: 0 },
+    image: { image },
+    command,
+    logPath: `${name}/0.log`,
+    mounts,
+    envs: [{ key: 'GANTRY_TEST', value: Buffer.from('a value with spaces') }],
+    linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.CONTAINER } } },
+  });
+  const container = await cri.createContainer(sandbox, config, sandboxConfig);
+  await cri.startContainer(container);
+  return { sandbox, container, name, address: await podAddress(cri, sandbox, nodePid) };
+}
+
+/** Adds one more container to a pod's sandbox and starts it. */
+export async function addContainer(socket: string, sandbox: string, name: string, image: string, command: string[]) {
+  using cri = new Cri(socket);
+  const { config: sandboxConfig } = await cri.describeSandbox(sandbox);
+  const config = ContainerConfig.fromPartial({
+    metadata: { name, attempt: 0 },
+    image: { image },
+    command,
+    logPath: `${name}/0.log`,
+    linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.CONTAINER } } },
+  });
+  const container = await cri.createContainer(sandbox, config, sandboxConfig);
+  await cri.startContainer(container);
+  return container;
+}
+
+async function podAddress(cri: Cri, sandbox: string, nodePid: number): Promise<string> {
+  const { pid } = await cri.describeSandbox(sandbox);
+  // The PID is the node's; its /proc shows it to this machine.
+  const [address] = await addressesOf(`/proc/${nodePid}/root/proc/${pid}/ns/net`);
+  if (address === undefined) throw new Error(`sandbox ${sandbox} has no address`);
+  return address.local;
+}
