@@ -1,6 +1,6 @@
 import { constants } from 'node:fs';
-import { access, chmod, mkdir, open, rename, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { access, chmod, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 
 /** Writes a file so that after a crash it is either the old or the new one: write, fsync, rename, fsync the folder. */
 export async function writeDurably(file: string, text: string | Uint8Array, mode = 0o600): Promise<void> {
@@ -26,6 +26,12 @@ export async function removeDurably(file: string): Promise<void> {
 export async function makePrivateFolder(folder: string): Promise<void> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
   await chmod(folder, 0o700);
+}
+
+/** Removes what a folder holds; the folder itself may be a mount point. One that does not exist is empty. */
+export async function emptyFolder(folder: string): Promise<void> {
+  const names = (await exists(folder)) ? await readdir(folder) : [];
+  await Promise.all(names.map((name) => rm(join(folder, name), { recursive: true, force: true })));
 }
 
 export async function exists(path: string): Promise<boolean> {

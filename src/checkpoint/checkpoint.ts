@@ -6,6 +6,8 @@ import { exists, writeDurably } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 import { ContainerConfig } from '../gen/cri.ts';
 import type { CheckpointRequest, Result } from '../gen/gantry/v1/agent.ts';
+import type { SourceEntry } from '../migrate/journal.ts';
+import { endDumped } from '../migrate/settle.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { residentBytes, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
@@ -61,7 +63,16 @@ async function write(node: Node, container: ContainerDetail, request: Checkpoint
   const layer = await writableLayer(node.config.runtimeSocket, container.snapshotter, container.snapshotKey);
   const { image } = await node.cri.imageStatus(container.imageRef);
 
-  await using frozen = await operation.phase('freeze', () => FrozenContainer.freeze(container));
+  const entry: SourceEntry = {
+    role: 'source',
+    state: 'frozen',
+    operation: operation.id,
+    peer: '',
+    container: container.id,
+    sandbox: container.sandbox.id,
+    folder: output,
+  };
+  await using frozen = await operation.phase('freeze', () => FrozenContainer.freeze(node, container, entry));
   operation.throwIfCancelled();
   await operation.phase('dump', () => dump(container.id, images, output, { tcpEstablished }));
   await frozen.refreeze();
@@ -81,8 +92,9 @@ async function write(node: Node, container: ContainerDetail, request: Checkpoint
   if (request.leaveRunning) return;
   operation.commit();
   await operation.phase('end container', async () => {
-    await frozen.end();
-    await node.cri.stopContainer(container.id, 0);
+    await node.journal.write({ ...entry, state: 'committed' });
+    frozen.leaveFrozen();
+    await endDumped(node, { ...entry, state: 'committed' });
   });
 }
 

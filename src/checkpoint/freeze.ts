@@ -1,6 +1,8 @@
 import { kill } from 'node:process';
+import type { Node } from '../agent/node.ts';
 import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
+import type { SourceEntry } from '../migrate/journal.ts';
 import { open, shut } from '../network/shield.ts';
 import { type Freezer, freeze, freezerOf, processesOf, thaw } from '../runtime/cgroup.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
@@ -13,15 +15,18 @@ export class FrozenContainer {
   readonly #freezer: Freezer;
   readonly #netns: string;
   #ended = false;
+  #forget: () => Promise<void> = () => Promise.resolve();
 
   private constructor(freezer: Freezer, netns: string) {
     this.#freezer = freezer;
     this.#netns = netns;
   }
 
-  /** Shuts first: a request that is answered after the freeze has begun would be lost. */
-  static async freeze(container: ContainerDetail): Promise<FrozenContainer> {
+  /** Shuts first: a request that is answered after the freeze has begun would be lost. The journal knows before. */
+  static async freeze(node: Node, container: ContainerDetail, entry: SourceEntry): Promise<FrozenContainer> {
     const frozen = await FrozenContainer.find(container);
+    await node.journal.write(entry);
+    frozen.#forget = () => node.journal.remove(entry);
     try {
       await shut(frozen.#netns);
       await freeze(frozen.#freezer);
@@ -67,6 +72,7 @@ export class FrozenContainer {
     this.#ended = true;
     const opened = await Promise.allSettled([open(this.#netns)]);
     await thaw(this.#freezer);
+    await this.#forget();
     const [outcome] = opened;
     if (outcome?.status === 'rejected' && (await exists(this.#netns))) {
       throw new GantryError('INTERNAL', `the pod's network could not be opened again: ${outcome.reason}`, {

@@ -4,6 +4,8 @@ import type { Operation } from '../agent/operation.ts';
 import { GantryError } from '../errors.ts';
 import { ContainerConfig } from '../gen/cri.ts';
 import type { RestoreRequest, Result } from '../gen/gantry/v1/agent.ts';
+import type { RestoreEntry } from '../migrate/journal.ts';
+import { untilDone } from '../migrate/retry.ts';
 import { writableLayer } from '../runtime/containerd.ts';
 import { criuVersion } from '../runtime/criu.ts';
 import { unpackLayer } from './checkpoint.ts';
@@ -24,10 +26,20 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
     return node.cri.describeSandbox(found.id, operation.signal);
   });
   const config = await configFor(node, manifest, sandbox.id);
-  const container = await operation.phase('create', () =>
-    node.cri.createContainer(sandbox.id, config, sandbox.config, operation.signal),
-  );
+  const entry: RestoreEntry = {
+    role: 'restore',
+    state: 'creating',
+    operation: operation.id,
+    peer: '',
+    sandbox: sandbox.id,
+    name: config.metadata?.name ?? '',
+    attempt: config.metadata?.attempt ?? 0,
+  };
+  await node.journal.write(entry);
   try {
+    const container = await operation.phase('create', () =>
+      node.cri.createContainer(sandbox.id, config, sandbox.config, operation.signal),
+    );
     const { snapshotter, snapshotKey } = await node.cri.describe(container);
     const layer = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
     await operation.phase('restore files', () => unpackLayer(join(directory, NAMES.layer), layer));
@@ -38,11 +50,21 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
       await poised.resume();
     });
     await operation.phase('verify', () => verifyRunning(node, container, manifest.processes));
+    await node.journal.remove(entry);
+    return operation.result({ containerId: container, sandboxId: sandbox.id, node: node.config.node, directory });
   } catch (error) {
-    await node.cri.removeContainer(container);
+    await untilDone(node, 'remove-restored', () => removeRestored(node, entry));
     throw error;
   }
-  return operation.result({ containerId: container, sandboxId: sandbox.id, node: node.config.node, directory });
+}
+
+/** Removes what a restore has made so far, found by what the runtime reserves for it. */
+export async function removeRestored(node: Node, entry: RestoreEntry): Promise<void> {
+  for (const { id, podSandboxId, metadata } of await node.cri.listContainers()) {
+    const same = podSandboxId === entry.sandbox && metadata?.name === entry.name && metadata.attempt === entry.attempt;
+    if (same) await node.cri.removeContainer(id);
+  }
+  await node.journal.remove(entry);
 }
 
 async function checkImage(node: Node, { image }: Manifest): Promise<void> {
@@ -64,6 +86,9 @@ async function configFor(node: Node, manifest: Manifest, sandbox: string): Promi
     config.metadata.attempt = Math.max(...taken) + 1;
     config.logPath = `${config.metadata.name}/${config.metadata.attempt}.log`;
   }
-  if (config.image !== undefined) config.image.image = manifest.image.id;
+  if (config.image !== undefined) {
+    config.image.image = manifest.image.id;
+    config.image.userSpecifiedImage ||= manifest.image.name;
+  }
   return config;
 }

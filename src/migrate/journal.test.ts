@@ -11,6 +11,7 @@ const frozen: SourceEntry = {
   peer: 'b',
   container: 'c',
   sandbox: 's',
+  folder: '',
 };
 
 describe('Journal', () => {

@@ -1,28 +1,34 @@
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makePrivateFolder, removeDurably, writeDurably } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 
 const VERSION = 1;
+const OLD_MS = 24 * 60 * 60 * 1000;
 
 /**
  * What each side must know after a crash, one durable file per migration and side.
  *
  *   source:  frozen ──▶ committed ──▶ (removed)        frozen: may thaw; committed: never runs again unless the target
- *                                                      durably says that it failed before it resumed anything
+ *                                                      durably says that it failed; a checkpoint's container is ended
  *   target:  preparing ──▶ resuming ──▶ serving        preparing: remove the placeholder; resuming: look whether it runs
  *                  └───────────┴──────▶ failed
+ *
+ *   restore: creating ──▶ (removed)                    creating: remove the container
  */
-export type Entry = SourceEntry | TargetEntry;
+export type Entry = SourceEntry | TargetEntry | RestoreEntry;
 
 interface Common {
   operation: string;
   peer: string;
 }
 
+/** A container that is being dumped: to a peer, or (peer "") into a folder. */
 export interface SourceEntry extends Common {
   role: 'source';
   state: 'frozen' | 'committed';
+  /** Is removed when a checkpoint is rolled back; "" for a migration. */
+  folder: string;
   container: string;
   sandbox: string;
 }
@@ -37,6 +43,15 @@ export interface TargetEntry extends Common {
   processes: number;
 }
 
+/** A container that is being made from a checkpoint folder: what CRI reserves for it, because it may have no ID yet. */
+export interface RestoreEntry extends Common {
+  role: 'restore';
+  state: 'creating';
+  sandbox: string;
+  name: string;
+  attempt: number;
+}
+
 const NEXT: Record<Entry['role'], Record<string, readonly string[]>> = {
   source: { '': ['frozen'], frozen: ['committed'], committed: [] },
   target: {
@@ -46,6 +61,7 @@ const NEXT: Record<Entry['role'], Record<string, readonly string[]>> = {
     serving: [],
     failed: [],
   },
+  restore: { '': ['creating'], creating: [] },
 };
 
 /** The journal of one node's migrations. Only legal transitions are written. */
@@ -83,6 +99,12 @@ export class Journal {
   async remove(entry: Entry): Promise<void> {
     await removeDurably(this.#file(entry));
     this.#states.delete(key(entry));
+  }
+
+  /** Whether an entry was last written so long ago that nobody will ask for it any more. */
+  async isOld(entry: Entry): Promise<boolean> {
+    const { mtimeMs } = await stat(this.#file(entry));
+    return Date.now() - mtimeMs > OLD_MS;
   }
 
   /** The state of one side of a migration, "" when nothing is known of it. */

@@ -2,12 +2,16 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
+import { removeRestored } from '../checkpoint/restore.ts';
 import { verifyRunning } from '../checkpoint/restore-container.ts';
+import { emptyFolder } from '../durable.ts';
+import { messageOf } from '../errors.ts';
+import { PodSandboxState } from '../gen/cri.ts';
 import { addressesOf } from '../network/address.ts';
-import type { SourceEntry, TargetEntry } from './journal.ts';
+import type { Entry, SourceEntry, TargetEntry } from './journal.ts';
 import { removePlaceholder, serve } from './placeholder.ts';
 import { untilDone } from './retry.ts';
-import { settle, thawSource } from './settle.ts';
+import { endDumped, settle, thawSource } from './settle.ts';
 
 /**
  * What an agent does with the journal of one that died, before it takes any call. What needs the peer goes on in the
@@ -18,20 +22,36 @@ export async function recover(node: Node): Promise<void> {
   for (const entry of entries) {
     node.log('recovering', { operation: entry.operation, role: entry.role, state: entry.state });
     const key = `${entry.role} ${entry.operation}`;
-    const step = () => (entry.role === 'source' ? recoverSource(node, entry) : recoverTarget(node, entry));
-    if (entry.role === 'source') node.busy.add(entry.container);
-    const done = untilDone(node, `recover ${key}`, step).finally(() => node.busy.delete(entry.container));
+    const step = () => recoverEntry(node, entry);
+    const container = entry.role === 'source' ? entry.container : '';
+    node.busy.add(container);
+    const done = untilDone(node, `recover ${key}`, step)
+      .catch((error: unknown) => node.log('recovery-given-up', { key, why: messageOf(error) }))
+      .finally(() => node.busy.delete(container));
     // What only this node has to say is done before the first call is taken.
-    if (!(entry.role === 'source' && entry.state === 'committed')) await done;
+    if (!(entry.role === 'source' && entry.state === 'committed' && entry.peer !== '')) await done;
   }
-  await rm(node.config.imageDir, { recursive: true, force: true });
-  for (const folder of ['tickets', 'spent']) {
-    await rm(join(node.config.runDir, folder), { recursive: true, force: true });
+  const { imageDir, runDir } = node.config;
+  for (const folder of [imageDir, join(runDir, 'tickets'), join(runDir, 'spent')]) await emptyFolder(folder);
+}
+
+function recoverEntry(node: Node, entry: Entry): Promise<void> {
+  switch (entry.role) {
+    case 'source':
+      return recoverSource(node, entry);
+    case 'target':
+      return recoverTarget(node, entry);
+    case 'restore':
+      return removeRestored(node, entry);
   }
 }
 
 async function recoverSource(node: Node, entry: SourceEntry): Promise<void> {
-  if (entry.state === 'frozen') return thawSource(node, entry);
+  if (entry.state === 'frozen') {
+    if (entry.folder !== '') await rm(entry.folder, { recursive: true, force: true });
+    return thawSource(node, entry);
+  }
+  if (entry.peer === '') return endDumped(node, entry);
   await settle(node, entry);
 }
 
@@ -54,13 +74,17 @@ async function recoverTarget(node: Node, entry: TargetEntry): Promise<void> {
       return openAgain(node, entry);
     }
     case 'serving':
+      if (await node.journal.isOld(entry)) return node.journal.remove(entry);
       return openAgain(node, entry);
     case 'failed':
-      return;
+      if (await node.journal.isOld(entry)) await node.journal.remove(entry);
   }
 }
 
+/** The pod may have been removed since: then there is nothing to open. */
 async function openAgain(node: Node, entry: TargetEntry): Promise<void> {
+  const sandboxes = await node.cri.listSandboxes();
+  if (!sandboxes.some(({ id, state }) => id === entry.sandbox && state === PodSandboxState.SANDBOX_READY)) return;
   const { pid } = await node.cri.describeSandbox(entry.sandbox);
   await serve(node, entry.sandbox, await addressesOf(networkOf(pid)));
 }

@@ -5,6 +5,7 @@ import { FrozenContainer, networkOf } from '../checkpoint/freeze.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { addressesOf } from '../network/address.ts';
 import { keepReserved } from '../network/ipam.ts';
+import { open } from '../network/shield.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { connectPeer } from '../transfer/peer.ts';
 import type { SourceEntry } from './journal.ts';
@@ -40,7 +41,19 @@ export async function thawSource(node: Node, entry: SourceEntry): Promise<void> 
   }
   await node.journal.remove(entry);
   if (entry.state === 'committed') await tellDone(node, entry);
-  node.log('migration-rolled-back', { operation: entry.operation, container: entry.container, peer: entry.peer });
+  node.log('rolled-back', { operation: entry.operation, container: entry.container, peer: entry.peer });
+}
+
+/** Ends a container whose checkpoint is complete and that was not to go on: what stopping it would have left. */
+export async function endDumped(node: Node, entry: SourceEntry): Promise<void> {
+  const container = await describe(node, entry);
+  if (container !== undefined) {
+    if (container.pid > 0) await (await FrozenContainer.find(container)).end();
+    await node.cri.stopContainer(container.id, 0);
+    // Other containers of the sandbox go on.
+    if (container.sandbox.pid > 0) await open(networkOf(container.sandbox.pid));
+  }
+  await node.journal.remove(entry);
 }
 
 async function removeSource(node: Node, entry: SourceEntry): Promise<void> {

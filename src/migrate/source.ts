@@ -1,5 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import { FrozenContainer, networkOf } from '../checkpoint/freeze.ts';
@@ -20,6 +21,7 @@ import { sendFolder, syncFiles } from '../transfer/streams.ts';
 import type { SourceEntry } from './journal.ts';
 import { settle } from './settle.ts';
 
+const ABORT_LIMIT_MS = 15_000;
 /** How long the caller waits for the outcome when the peer is lost after the commit; the agent goes on for longer. */
 const SETTLE_LIMIT_MS = 60_000;
 
@@ -39,6 +41,9 @@ export async function migrate(node: Node, request: MigrateRequest, operation: Op
     const outgoing = await Outgoing.begin(node, container, request.to, operation);
     try {
       return await outgoing.run();
+    } catch (error) {
+      if (node.journal.stateOf('source', operation.id) === '') await outgoing.abort();
+      throw error;
     } finally {
       settling = outgoing.isSettling;
       outgoing.close();
@@ -89,6 +94,14 @@ class Outgoing {
     this.#session.close();
   }
 
+  /** Waits, within a limit, until the target has undone its part: the caller is told when nothing is left behind. */
+  async abort(): Promise<void> {
+    this.#send({ abort: {} });
+    const limit = new AbortController();
+    await Promise.race([this.#session.closed, sleep(ABORT_LIMIT_MS, undefined, { signal: limit.signal })]);
+    limit.abort();
+  }
+
   async run(): Promise<Result> {
     const node = this.#node;
     const operation = this.#operation;
@@ -107,10 +120,9 @@ class Outgoing {
       peer: this.#peer,
       container: container.id,
       sandbox: container.sandbox.id,
+      folder: '',
     };
-    const frozenAt = operation.elapsedMs();
-    await this.#cutOver(entry, layer);
-    const frozenMs = operation.elapsedMs() - frozenAt;
+    const frozenMs = await this.#cutOver(entry, layer);
     return operation.result({
       containerId: placeholder.containerId,
       sandboxId: placeholder.sandboxId,
@@ -140,16 +152,19 @@ class Outgoing {
     return this.#expect('prepared');
   }
 
-  /** Everything between the freeze and the source's end. Before the commit any error thaws the container. */
-  async #cutOver(entry: SourceEntry, layer: string): Promise<void> {
+  /**
+   * Everything between the freeze and the source's end. Before the commit any error thaws the container. Returns the
+   * milliseconds from the freeze until the target served.
+   */
+  async #cutOver(entry: SourceEntry, layer: string): Promise<number> {
     const node = this.#node;
     const operation = this.#operation;
     await using folder = await ImageFolder.make(node, operation.id, 'source');
     await mkdir(folder.images, { mode: 0o700 });
-    // Written first: an agent that dies from here on finds the entry and thaws.
-    await node.journal.write(entry);
-    try {
-      await using frozen = await operation.phase('freeze', () => FrozenContainer.freeze(this.#container));
+    const frozenAt = operation.elapsedMs();
+    let servedAt: number;
+    {
+      await using frozen = await operation.phase('freeze', () => FrozenContainer.freeze(node, this.#container, entry));
       const processes = (await frozen.processes()).length;
       // Both are waited for, also when one fails: nothing may still work on a container that is thawed.
       await allOf([
@@ -171,12 +186,10 @@ class Outgoing {
       });
       frozen.leaveFrozen();
       await operation.phase('resume', () => this.#resume({ ...entry, state: 'committed' }, processes));
-    } catch (error) {
-      // Past the commit the entry says what remains to be done, and settle() does it.
-      if (node.journal.stateOf('source', operation.id) === 'frozen') await node.journal.remove(entry);
-      throw error;
+      servedAt = operation.elapsedMs();
     }
     await operation.phase('remove source', () => this.#finish({ ...entry, state: 'committed' }));
+    return servedAt - frozenAt;
   }
 
   async #dump(folder: ImageFolder, frozen: FrozenContainer): Promise<void> {

@@ -89,7 +89,10 @@ export class Incoming {
     const sandboxConfig = PodSandboxConfig.decode(offer.sandboxConfig);
     const containerConfig = ContainerConfig.decode(offer.containerConfig);
     // By its ID, as kubelet does: the tag may mean another image here.
-    if (containerConfig.image !== undefined) containerConfig.image.image = offer.imageRef;
+    if (containerConfig.image !== undefined) {
+      containerConfig.image.image = offer.imageRef;
+      containerConfig.image.userSpecifiedImage ||= offer.image;
+    }
     const { name = '', namespace = '', uid = '', attempt = 0 } = sandboxConfig.metadata ?? {};
     await this.#write({
       role: 'target',
@@ -179,6 +182,7 @@ export class Incoming {
 
   async #expect<K extends 'offer' | 'restore' | 'commit'>(kind: K) {
     const message = await this.#session.receive();
+    if (message.abort !== undefined) throw new GantryError('CANCELLED', `peer ${this.peer} gave up`);
     const wanted = message[kind];
     if (wanted === undefined) throw new GantryError('PEER_LOST', `peer ${this.peer} did not say "${kind}"`);
     return { [kind]: wanted } as { [P in K]: NonNullable<SourceMessage[P]> };

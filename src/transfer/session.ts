@@ -44,9 +44,13 @@ export class Session<In, Out> {
         const length = rest.readUInt32BE(0);
         if (length > MESSAGE_LIMIT) return void socket.destroy();
         if (rest.length < 4 + length) break;
-        const message = this.#in.decode(rest.subarray(4, 4 + length));
+        try {
+          const message = this.#in.decode(rest.subarray(4, 4 + length));
+          if (!isHeartbeat(message)) this.#arrived.push(message);
+        } catch {
+          return void socket.destroy();
+        }
         rest = rest.subarray(4 + length);
-        if (!isHeartbeat(message)) this.#arrived.push(message);
       }
       this.#wake?.();
     });
