@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ContainerState, type ExecSyncResponse, RuntimeServiceService as Runtime } from '../src/gen/cri.ts';
 import type { Phase } from '../src/gen/gantry/v1/agent.ts';
 import { Cri } from '../src/runtime/cri.ts';
@@ -12,6 +13,9 @@ import { Counter, type CounterReport, digest, fill, RedisConnection } from './re
  * What the demo shows and the end-to-end tests check: a Redis with data, a client of this machine that watches it over
  * one connection, and moves made by the real command inside the nodes.
  */
+
+/** A frozen pod's client sends again ever more rarely: after two seconds the next try may be two seconds away. */
+const ANSWER_LIMIT_MS = 30_000;
 
 /** What `gantry migrate -o json` prints. */
 export interface Migration {
@@ -106,7 +110,7 @@ export class RedisScenario {
     this.#connectedAt = performance.now();
   }
 
-  /** Moves the pod to another node of the lab. */
+  /** Moves the pod to another node of the lab; resolves when the client has an answer from there. */
   async move(to: string): Promise<Move> {
     const from = this.#node;
     const migration = await migrate(this.lab, from.name, to, this.pod.name);
@@ -117,6 +121,7 @@ export class RedisScenario {
     this.#container = migration.containerId;
     this.#sandbox = migration.sandboxId;
     this.moves.push(move);
+    await this.#answered();
     return move;
   }
 
@@ -129,6 +134,17 @@ export class RedisScenario {
   /** The same for the time before the first move: what machine and network cost without any. */
   gapAtRest(): Gap {
     return longestGap(this.counter.answeredAt, this.#connectedAt, this.moves[0]?.startedAt);
+  }
+
+  async #answered(): Promise<void> {
+    const since = performance.now();
+    const { answeredAt } = this.counter;
+    while ((answeredAt.at(-1) ?? 0) < since) {
+      if (performance.now() - since > ANSWER_LIMIT_MS) {
+        throw new Error(`no answer within ${ANSWER_LIMIT_MS / 1000} s after the move to ${this.#node.name}`);
+      }
+      await sleep(5);
+    }
   }
 
   /** Stops the client and compares the data. */
@@ -150,8 +166,8 @@ export async function migrate(lab: LabEnvironment, from: string, to: string, con
 /** The error's text, without the progress that is printed before it. */
 function reasonIn(stderr: string): string {
   try {
-    const { error } = JSON.parse(stderr.slice(stderr.indexOf('{'))) as { error: { reason: string; message: string } };
-    return `${error.reason}: ${error.message}`;
+    const { error } = JSON.parse(stderr.slice(stderr.indexOf('{'))) as { error: Record<string, string> };
+    return `${error.reason}: ${error.message}${error.hint ? ` (${error.hint})` : ''}`;
   } catch {
     return stderr.trim();
   }
@@ -196,7 +212,9 @@ export async function execIn(socket: string, container: string, command: string[
 
 /** The result's times count from the start of the operation; when that was stands in the agent's log. */
 async function startOfMove(node: NodeEnvironment, container: string): Promise<number> {
-  const lines = (await readFile(join(node.logs, 'agent.log'), 'utf8')).split('\n').filter((line) => line.startsWith('{'));
+  const lines = (await readFile(join(node.logs, 'agent.log'), 'utf8'))
+    .split('\n')
+    .filter((line) => line.startsWith('{'));
   const events = lines.map((line) => JSON.parse(line) as { time: string; event: string; subject?: string });
   const started = events.findLast(({ event, subject }) => event === 'operation-started' && subject === container);
   if (started === undefined) throw new Error(`the agent of node ${node.name} has logged no migration of ${container}`);

@@ -10,8 +10,8 @@ const bars: Bar[] = [
 it('draws every bar on the same axis', () => {
   expect(drawTimeline(bars, { width: 32, endMs: 100 })).toEqual([
     '        ms  0   20  40  60  80',
-    'check   10  ░░░ ┊   ┊   ┊   ┊',
-    'freeze  20  ┊   ┊   ┊ ███   ┊',
+    'check   10  ░░  ┊   ┊   ┊   ┊',
+    'freeze  20  ┊   ┊   ┊ ████  ┊',
     'client  45  ┊   ┊   ┊  ├───────┤',
   ]);
 });

@@ -35,7 +35,8 @@ export function drawTimeline(bars: readonly Bar[], options: ChartOptions): strin
 
   const draw = ({ name, startMs, durationMs, kind }: Bar) => {
     const from = column(startMs);
-    const to = Math.max(from, column(startMs + durationMs));
+    const last = Math.ceil(((startMs + durationMs) / endMs) * columns) - 1;
+    const to = Math.min(columns - 1, Math.max(from, last));
     const before = rule(0, from, grid);
     const after = rule(to + 1, columns, grid).trimEnd();
     const label = `${name.padEnd(nameWidth)}  ${durationMs.toFixed(0).padStart(numberWidth)}  `;
@@ -66,8 +67,8 @@ function scale(ticks: readonly number[], column: (ms: number) => number, columns
   return line.trimEnd();
 }
 
-/** Round numbers from 0 to the end of the axis. */
+/** Round numbers from 0 to before the end of the axis. */
 export function ticksUntil(endMs: number): number[] {
   const step = STEPS_MS.find((candidate) => endMs / candidate <= MOST_TICKS) ?? endMs;
-  return Array.from({ length: Math.floor(endMs / step) + 1 }, (_, index) => index * step);
+  return Array.from({ length: Math.ceil(endMs / step) }, (_, index) => index * step);
 }

@@ -16,7 +16,7 @@ import { Cri } from '../runtime/cri.ts';
 import { listenForPeers } from '../transfer/peer.ts';
 import type { AgentConfig } from './config.ts';
 import { nodeInfo } from './info.ts';
-import type { Log } from './log.ts';
+import type { Log } from '../log.ts';
 import type { Node } from './node.ts';
 import { Operation } from './operation.ts';
 
@@ -48,12 +48,12 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
     ),
   );
   await chmod(config.agentSocket, 0o600);
-  log('agent-ready', { node: config.node, socket: config.agentSocket, peers: config.peerListen });
+  log.info('agent-ready', { node: config.node, socket: config.agentSocket, peers: config.peerListen });
 
   await new Promise<void>((resolve) =>
     signal.aborted ? resolve() : signal.addEventListener('abort', () => resolve()),
   );
-  log('agent-stopping', { operations: operations.size });
+  log.info('agent-stopping', { operations: operations.size });
   for (const operation of operations.values()) operation.cancel();
   peers.close();
   for (let round = 0; round < 300 && operations.size > 0; round++) await sleep(100);
@@ -78,11 +78,11 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
     call.on('error', () => undefined);
     operation.onEvent(write);
     write(Event.fromPartial({ started: { operationId: operation.id } }));
-    node.log('operation-started', about);
+    node.log.info('operation-started', about);
     work(operation)
       .then(
         (result) => {
-          node.log('operation-done', {
+          node.log.info('operation-done', {
             ...about,
             elapsedMs: Math.round(operation.elapsedMs()),
             bytesSent: operation.bytesSent,
@@ -93,7 +93,7 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
         (error: unknown) => {
           const failure = GantryError.from(error);
           const { reason, message } = failure;
-          node.log('operation-failed', {
+          node.log.warn('operation-failed', {
             ...about,
             reason,
             message,

@@ -3,7 +3,7 @@ import { isAbsolute, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import { exists, writeDurably } from '../durable.ts';
-import { GantryError } from '../errors.ts';
+import { GantryError, messageOf } from '../errors.ts';
 import { ContainerConfig } from '../gen/cri.ts';
 import type { CheckpointRequest, Result } from '../gen/gantry/v1/agent.ts';
 import type { SourceEntry } from '../migrate/journal.ts';
@@ -14,7 +14,7 @@ import type { ContainerDetail } from '../runtime/cri.ts';
 import { dump } from '../runtime/criu.ts';
 import { run } from '../runtime/program.ts';
 import { FrozenContainer } from './freeze.ts';
-import { checkSpace } from './images.ts';
+import { checkSpace, keepLog } from './images.ts';
 import { MANIFEST, type Manifest, NAMES } from './manifest.ts';
 import { checkDumpable } from './preflight.ts';
 
@@ -37,7 +37,7 @@ export async function checkpoint(node: Node, request: CheckpointRequest, operati
       await checkDumpable(detail);
       return detail;
     });
-    await mkdir(output, { mode: 0o700 });
+    await makeOutput(output);
     try {
       await write(node, container, request, operation);
     } catch (error) {
@@ -52,6 +52,17 @@ export async function checkpoint(node: Node, request: CheckpointRequest, operati
     });
   } finally {
     node.busy.delete(found.id);
+  }
+}
+
+async function makeOutput(output: string): Promise<void> {
+  try {
+    await mkdir(output, { mode: 0o700 });
+  } catch (error) {
+    throw new GantryError('USAGE', `cannot make the folder ${output}: ${messageOf(error)}`, {
+      cause: error,
+      hint: 'the folder above it must exist',
+    });
   }
 }
 
@@ -74,7 +85,12 @@ async function write(node: Node, container: ContainerDetail, request: Checkpoint
   };
   await using frozen = await operation.phase('freeze', () => FrozenContainer.freeze(node, container, entry));
   operation.throwIfCancelled();
-  await operation.phase('dump', () => dump(container.id, images, output, { tcpEstablished }));
+  try {
+    await operation.phase('dump', () => dump(container.id, images, output, { tcpEstablished }));
+  } catch (error) {
+    await keepLog(node, join(output, 'dump.log'), `${operation.id}-dump.log`);
+    throw error;
+  }
   await frozen.refreeze();
   operation.throwIfCancelled();
   await operation.phase('save files', () => packLayer(layer, join(output, NAMES.layer), operation.signal));

@@ -4,7 +4,7 @@ import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 import type { SourceEntry } from '../migrate/journal.ts';
 import { open, shut } from '../network/shield.ts';
-import { type Freezer, freeze, freezerOf, processesOf, thaw } from '../runtime/cgroup.ts';
+import { type Freezer, freeze, freezerOf, processesOf, refreeze, thaw } from '../runtime/cgroup.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 
 /**
@@ -44,7 +44,7 @@ export class FrozenContainer {
 
   /** CRIU thaws the group once it has seized the tasks; after a dump, this says that they are frozen again. */
   refreeze(): Promise<void> {
-    return freeze(this.#freezer);
+    return refreeze(this.#freezer);
   }
 
   processes(): Promise<number[]> {

@@ -7,17 +7,15 @@ import { GantryError } from '../errors.ts';
 /** A folder for the memory images of one operation, gone when disposed: they hold everything a process knows. */
 export class ImageFolder {
   readonly path: string;
-  readonly #logs: string;
 
-  private constructor(path: string, logs: string) {
+  private constructor(path: string) {
     this.path = path;
-    this.#logs = logs;
   }
 
   static async make(node: Node, operation: string, role: 'source' | 'target'): Promise<ImageFolder> {
     const path = join(node.config.imageDir, `${operation}.${role}`);
     await makePrivateFolder(path);
-    return new ImageFolder(path, join(node.config.stateDir, 'logs'));
+    return new ImageFolder(path);
   }
 
   /** Where CRIU's images go; not made yet. */
@@ -25,15 +23,16 @@ export class ImageFolder {
     return join(this.path, 'checkpoint');
   }
 
-  /** Keeps a log of CRIU for the operator, under the operation's name. */
-  async keepLog(file: string, name: string): Promise<void> {
-    await makePrivateFolder(this.#logs);
-    await copyFile(file, join(this.#logs, name)).catch(() => undefined);
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await rm(this.path, { recursive: true, force: true });
   }
+}
+
+/** Keeps a log of CRIU for the operator, under the operation's name; what it lay beside is removed after a failure. */
+export async function keepLog(node: Node, file: string, name: string): Promise<void> {
+  const logs = join(node.config.stateDir, 'logs');
+  await makePrivateFolder(logs);
+  await copyFile(file, join(logs, name)).catch(() => undefined);
 }
 
 /** Errors: NO_SPACE, when a folder's filesystem has no room for so many bytes (with a tenth to spare). */

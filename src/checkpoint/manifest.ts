@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { GantryError } from '../errors.ts';
+import { exists } from '../durable.ts';
+import { GantryError, messageOf } from '../errors.ts';
 
 /** What a checkpoint folder holds; the first two names are those that checkpointctl, Podman and CRI-O share. */
 export const NAMES = { images: 'checkpoint', layer: 'rootfs-diff.tar' } as const;
@@ -24,9 +25,22 @@ export async function readManifest(folder: string): Promise<Manifest> {
   const text = await readFile(join(folder, MANIFEST), 'utf8').catch((error: unknown) => {
     throw new GantryError('NOT_FOUND', `${folder} holds no checkpoint (no ${MANIFEST})`, { cause: error });
   });
-  const manifest = JSON.parse(text) as Manifest;
+  const manifest = parse(text, folder);
+  if (!(await exists(join(folder, NAMES.images)))) {
+    throw new GantryError('NOT_FOUND', `${folder} holds no checkpoint (no folder ${NAMES.images})`);
+  }
   if (manifest.version !== 1) {
     throw new GantryError('UNSUPPORTED', `${folder} is a checkpoint of version ${manifest.version}; 1 is known here`);
   }
   return manifest;
+}
+
+function parse(text: string, folder: string): Manifest {
+  try {
+    return JSON.parse(text) as Manifest;
+  } catch (error) {
+    throw new GantryError('NOT_FOUND', `${folder} holds no checkpoint (${MANIFEST}: ${messageOf(error)})`, {
+      cause: error,
+    });
+  }
 }

@@ -5,6 +5,9 @@ import { ContainerState } from '../gen/cri.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { type DumpOptions, restoreOptions } from '../runtime/criu.ts';
 import { Ticket } from '../runtime/ticket.ts';
+import { keepLog } from './images.ts';
+
+const MOST_LOOKS = 20;
 
 /**
  * A container that is being started from a checkpoint and waits, complete and with its tasks stopped, for
@@ -14,14 +17,21 @@ export class PoisedContainer {
   readonly #ticket: Ticket;
   readonly #started: Promise<void>;
   #resumed = false;
+  #isRunning = false;
 
   private constructor(ticket: Ticket, started: Promise<void>) {
     this.#ticket = ticket;
     this.#started = started;
   }
 
-  /** Starts a created container through CRI, with a ticket. Errors: RESTORE_FAILED with CRIU's reason. */
-  static async restore(node: Node, container: string, images: string, options: DumpOptions): Promise<PoisedContainer> {
+  /** Starts a created container through CRI, with a ticket. Errors: RESTORE_FAILED with CRIU's reason; its log is kept. */
+  static async restore(
+    node: Node,
+    operation: string,
+    container: string,
+    images: string,
+    options: DumpOptions,
+  ): Promise<PoisedContainer> {
     const ticket = await Ticket.issue(node.config.runDir, container, images, await restoreOptions(options));
     const started = node.cri.startContainer(container).catch((error: unknown) => {
       throw new GantryError('RESTORE_FAILED', error instanceof Error ? error.message : String(error), { cause: error });
@@ -42,6 +52,7 @@ export class PoisedContainer {
       }
       return poised;
     } catch (error) {
+      await keepLog(node, ticket.log, `${operation}-restore.log`);
       await poised[Symbol.asyncDispose]();
       throw error;
     } finally {
@@ -55,29 +66,34 @@ export class PoisedContainer {
     await this.#ticket.release();
     await this.#started;
     await this.#ticket.discard();
+    this.#isRunning = true;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isRunning) return;
     if (!this.#resumed) await this.#ticket.refuse();
     await this.#started.catch(() => undefined);
+    await this.#ticket.end();
     await this.#ticket.discard();
   }
 }
 
 /**
  * Serving means that the CRI says RUNNING and that the processes are there, for a moment and not just at one instant.
- * Errors: VERIFICATION_FAILED.
+ * Fewer at one look mean nothing: a shell's programs end, and the next one starts. Errors: VERIFICATION_FAILED.
  */
 export async function verifyRunning(node: Node, container: string, processes: number): Promise<void> {
-  for (let look = 0; look < 2; look++) {
+  let complete = 0;
+  let found = 0;
+  for (let look = 0; look < MOST_LOOKS; look++) {
     if (look > 0) await sleep(5);
     const detail = await node.cri.describe(container);
     if (detail.state !== ContainerState.CONTAINER_RUNNING) {
       throw new GantryError('VERIFICATION_FAILED', 'the container ended right after it was restored');
     }
-    const found = (await processesOf(await freezerOf(detail.pid))).length;
-    if (found < processes) {
-      throw new GantryError('VERIFICATION_FAILED', `only ${found} of ${processes} processes run after the restore`);
-    }
+    found = (await processesOf(await freezerOf(detail.pid))).length;
+    if (found >= processes) complete++;
+    if (complete === 2) return;
   }
+  throw new GantryError('VERIFICATION_FAILED', `only ${found} of ${processes} processes run after the restore`);
 }

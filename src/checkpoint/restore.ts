@@ -18,6 +18,7 @@ import { PoisedContainer, verifyRunning } from './restore-container.ts';
  */
 export async function restore(node: Node, request: RestoreRequest, operation: Operation): Promise<Result> {
   const { directory } = request;
+  const images = join(directory, NAMES.images);
   const manifest = await readManifest(directory);
   const sandbox = await operation.phase('check', async () => {
     await criuVersion();
@@ -45,7 +46,7 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
     await operation.phase('restore files', () => unpackLayer(join(directory, NAMES.layer), layer));
     operation.throwIfCancelled();
     await operation.phase('restore', async () => {
-      await using poised = await PoisedContainer.restore(node, container, join(directory, NAMES.images), manifest);
+      await using poised = await PoisedContainer.restore(node, operation.id, container, images, manifest);
       operation.commit();
       await poised.resume();
     });

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { readConfig } from '../agent/config.ts';
-import { logToStderr } from '../agent/log.ts';
 import { serveAgent } from '../agent/server.ts';
+import { logToStderr } from '../log.ts';
 
 /** `gantry agent`: the daemon of a node. */
 export function agentCommand(): Command {
@@ -18,7 +18,7 @@ finishes or rolls back what an agent that died has left. docs/operations.md expl
       const stop = new AbortController();
       process.on('SIGTERM', () => stop.abort());
       process.on('SIGINT', () => stop.abort());
-      await serveAgent(await readConfig(options.config), logToStderr, stop.signal);
+      await serveAgent(await readConfig(options.config), logToStderr(), stop.signal);
       process.exit(0);
     });
 }

@@ -12,6 +12,8 @@ import { restoreCommand } from './restore.ts';
 const program = new Command('gantry')
   .description('Moves running, stateful pods between Kubernetes nodes.')
   .version(process.env.GANTRY_VERSION ?? 'development', '-V, --version')
+  // What stands after a verb is the verb's: verbs within verbs have an -o of their own.
+  .enablePositionalOptions()
   .showHelpAfterError('(gantry --help tells more)')
   .addHelpText(
     'after',

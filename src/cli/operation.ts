@@ -5,6 +5,8 @@ import { AgentService, type Event, type Result } from '../gen/gantry/v1/agent.ts
 import { connectSocket, isServiceError, unary } from '../runtime/grpc.ts';
 import { ProgressLine } from './progress.ts';
 
+const STARTED_LIMIT_MS = 1000;
+
 export function agentOption(): Option {
   return new Option('--agent <socket>', "the agent's socket").default('/run/gantry/agent.sock').env('GANTRY_AGENT');
 }
@@ -28,8 +30,13 @@ export async function runOperation<Request>(
     new Metadata(),
   );
   let operationId = '';
+  let isEarly = false;
   const interrupt = () => {
-    if (operationId === '') return void call.cancel();
+    if (operationId === '') {
+      // The agent may have begun, and its word be on the way; an agent that is silent is not waited for.
+      isEarly = true;
+      return void setTimeout(() => operationId === '' && call.cancel(), STARTED_LIMIT_MS);
+    }
     progress.note('cancelling: the agent rolls back (once more to leave it alone)');
     process.once('SIGINT', () => process.exit(130));
     unary(client, AgentService.cancel, { operationId }, { timeoutMs: 10_000 }).then(
@@ -41,8 +48,10 @@ export async function runOperation<Request>(
   process.once('SIGTERM', interrupt);
   try {
     for await (const event of call as AsyncIterable<Event>) {
-      if (event.started) operationId = event.started.operationId;
-      else if (event.phaseStarted) progress.begin(event.phaseStarted.name);
+      if (event.started) {
+        operationId = event.started.operationId;
+        if (isEarly) interrupt();
+      } else if (event.phaseStarted) progress.begin(event.phaseStarted.name);
       else if (event.phase) progress.end(event.phase);
       else if (event.transferred) progress.transferred(Number(event.transferred.bytesSent));
       else if (event.result) return event.result;

@@ -1,59 +1,102 @@
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
+import type { EffectiveConfig, Flags, Setting } from '../proxy/config.ts';
+import { type Format, formatJson, formatTable, outputOption } from './output.ts';
+import { proxyTraceCommand } from './proxy-trace.ts';
 
-interface ProxyOptions {
-  listen: string;
-  upstream: string;
-  upstreamWait: number;
-  drainTimeout: number;
+interface Options {
+  config?: string;
+  check?: boolean;
+  listen?: string;
+  upstream?: string;
+  upstreamWait?: string;
+  drainTimeout?: string;
+  metrics?: string;
+  logLevel?: string;
+  runtimeApi?: string;
+  outputFormat: Format;
 }
 
-/** `gantry proxy`: the CRI relay alone, without agent or configuration. */
+/** `gantry proxy`: the CRI relay alone, without agent and, if need be, without a configuration. */
 export function proxyCommand(): Command {
-  return new Command('proxy')
-    .description("relay the CRI between kubelet and the runtime's socket")
-    .requiredOption('--listen <socket>', 'unix socket to serve the CRI on; kubelet and crictl are pointed here')
-    .requiredOption('--upstream <socket>', "the runtime's unix socket, such as /run/containerd/containerd.sock")
-    .option('--upstream-wait <ms>', 'how long a call waits for a runtime that is not there', parseMs, 1000)
-    .option('--drain-timeout <ms>', 'how long calls in flight may go on after SIGTERM', parseMs, 5000)
-    .addHelpText(
-      'after',
-      `
-The relay passes every call of runtime.v1.RuntimeService and runtime.v1.ImageService on as it is and answers
-UNIMPLEMENTED to all others. It needs no agent and no configuration, and may be restarted at any time: kubelet
-reconnects, and no pod notices.
+  return (
+    new Command('proxy')
+      .description("relay the CRI between kubelet and the runtime's socket (a daemon)")
+      // Defaults and limits are the configuration's, so that file and flags are checked alike and all at once.
+      .option('--config <file>', 'configuration, YAML (default: /etc/gantry/config.yaml, if it is there)')
+      .option('--check', 'check configuration and flags, print what they come to, and exit with 0 or 2')
+      .option('--listen <socket>', 'serve the CRI here (default: /run/gantry/cri.sock)')
+      .option('--upstream <socket>', "the runtime's socket (default: /run/containerd/containerd.sock)")
+      .option('--upstream-wait <ms>', 'how long a call waits for a runtime that is not there (default: 1000)')
+      .option('--drain-timeout <ms>', 'how long calls in flight may go on after SIGTERM (default: 5000)')
+      .option('--metrics <address>', 'serve Prometheus metrics on a loopback HOST:PORT or unix:PATH (default: off)')
+      .option('--log-level <level>', 'trace, debug, info, warn or error (default: info)')
+      .option('--runtime-api <version>', "the runtime's version of the CRI: auto, v1 or v1alpha2 (default: auto)")
+      .addOption(outputOption())
+      // -o after "trace" is for trace.
+      .enablePositionalOptions()
+      .addCommand(proxyTraceCommand())
+      .addHelpText(
+        'after',
+        `
+The relay passes every call of runtime.v1.RuntimeService and runtime.v1.ImageService on as it is. Beside them it
+answers gRPC health and its own gantry.v1.Relay itself, and UNIMPLEMENTED to all else. It needs no agent, and may be
+restarted at any time: kubelet reconnects, and no pod notices.
 
+Trying it:
   gantry proxy --listen /run/gantry/cri.sock --upstream /run/containerd/containerd.sock
   crictl --runtime-endpoint unix:///run/gantry/cri.sock version
+  gantry proxy trace                                         watch the calls as they go
+
+Running it (units are in hack/systemd; docs/relay.md tells how kubelet is put on it, and taken off again):
+  gantry proxy --check                                       what would be used, and from where
+  gantry proxy --check -o json | jq .listen
   kubelet --container-runtime-endpoint=unix:///run/gantry/cri.sock …
 
-The socket gets the owner and mode of the runtime's. While the runtime is away, calls wait --upstream-wait and are
-then answered UNAVAILABLE; connections from kubelet stay open. A call that was sent is never sent again.
-Events (start, runtime lost and back, refused paths, stop) are JSON lines on stderr.
-SIGTERM or SIGINT: no new connections, calls in flight get --drain-timeout to finish, then exit 0.
-docs/relay.md tells more.`,
-    )
-    .action(async (options: ProxyOptions) => {
-      const { serveRelay } = await import('../proxy/relay.ts');
-      const stop = new AbortController();
-      // Once: a second signal ends the process at once.
-      for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort());
-      // A log reader that goes away must not end the relay.
-      process.stderr.on('error', () => undefined);
-      const relay = await serveRelay({
-        listen: options.listen,
-        upstream: options.upstream,
-        upstreamWaitMs: options.upstreamWait,
-        drainTimeoutMs: options.drainTimeout,
-        signal: stop.signal,
-      });
-      await relay.closed;
-    });
+The configuration has the same settings; flags win over it:
+  proxy:
+    listen: /run/gantry/cri.sock
+    upstream: /run/containerd/containerd.sock
+    upstreamWaitMs: 1000
+    drainTimeoutMs: 5000
+    metrics: 127.0.0.1:9464      # or unix:/run/gantry/metrics.sock
+    logLevel: info               # debug also shows List and Status calls
+    runtimeApi: auto
+
+The socket gets the owner and mode of the runtime's; one that systemd passes (LISTEN_FDS) is used as it is. While the
+runtime is away, calls wait --upstream-wait and are then answered UNAVAILABLE; connections from kubelet stay open. A call
+that was sent is never sent again. The log is JSON lines on stderr.
+SIGTERM or SIGINT: no new connections, calls in flight get --drain-timeout to finish, then exit 0.`,
+      )
+      .action(async (options: Options) => {
+        const { readProxyConfig } = await import('../proxy/config.ts');
+        const config = await readProxyConfig(options.config, flagsOf(options));
+        if (options.check === true) console.log(describe(config, options.outputFormat));
+        else await run(config);
+      })
+  );
 }
 
-function parseMs(text: string): number {
-  const ms = Number(text);
-  if (!/^\d+$/.test(text) || ms > 3_600_000) {
-    throw new InvalidArgumentError('give whole milliseconds, at most 3600000 (an hour).');
-  }
-  return ms;
+async function run({ values }: EffectiveConfig): Promise<void> {
+  const [{ runProxy }, { logToStderr }] = await Promise.all([import('../proxy/service.ts'), import('../log.ts')]);
+  const stop = new AbortController();
+  // Once: a second signal ends the process at once.
+  for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort());
+  await runProxy(values, logToStderr(values.logLevel), stop.signal);
+}
+
+function flagsOf(options: Options): Flags {
+  const { listen, upstream, upstreamWait, drainTimeout, metrics, logLevel, runtimeApi } = options;
+  const flags = { listen, upstream, upstreamWaitMs: upstreamWait, drainTimeoutMs: drainTimeout };
+  const all: Record<Setting, string | undefined> = { ...flags, metrics, logLevel, runtimeApi };
+  return Object.fromEntries(Object.entries(all).filter(([, text]) => text !== undefined)) as Flags;
+}
+
+function describe({ values, origins }: EffectiveConfig, format: Format): string {
+  if (format === 'json') return formatJson(values);
+  const rows = Object.entries(values).map(([setting, value]) => [
+    setting,
+    value === '' ? '(off)' : String(value),
+    origins[setting as Setting],
+  ]);
+  return formatTable([['SETTING', 'VALUE', 'FROM'], ...rows]);
 }

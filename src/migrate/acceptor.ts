@@ -38,10 +38,10 @@ export class Acceptor {
         return incoming.receive(purpose.stream, socket);
       }
       case 'outcome':
-        answer({ ok: true, outcome: (await this.#entryOf(peer, operation))?.state ?? 'none' });
+        answer({ ok: true, outcome: this.#entryOf(peer, operation)?.state ?? 'none' });
         return void socket.end();
       case 'done': {
-        const entry = await this.#entryOf(peer, operation);
+        const entry = this.#entryOf(peer, operation);
         if (entry?.state === 'serving' || entry?.state === 'failed') await this.#node.journal.remove(entry);
         answer({ ok: true });
         return void socket.end();
@@ -52,10 +52,8 @@ export class Acceptor {
   }
 
   /** Only the peer of a migration learns its outcome. */
-  async #entryOf(peer: string, operation: string): Promise<TargetEntry | undefined> {
-    const entries = await this.#node.journal.load();
-    return entries.find(
-      (entry): entry is TargetEntry => entry.role === 'target' && entry.operation === operation && entry.peer === peer,
-    );
+  #entryOf(peer: string, operation: string): TargetEntry | undefined {
+    const entry = this.#node.journal.find('target', operation);
+    return entry?.peer === peer ? entry : undefined;
   }
 }

@@ -37,6 +37,19 @@ describe('Journal', () => {
     expect(journal.stateOf('source', '01')).toBe('committed');
   });
 
+  it('tells what is on disk while other entries come and go', async () => {
+    await using folder = await mkdtempDisposable(join(tmpdir(), 'journal-'));
+    const journal = await Journal.open(folder.path);
+    await journal.write(frozen);
+    const writing = journal.write({ ...frozen, state: 'committed' });
+    expect(journal.find('source', '01')?.state).toBe('frozen');
+    await writing;
+    expect(journal.find('source', '01')?.state).toBe('committed');
+    expect(journal.find('target', '01')).toBeUndefined();
+    await journal.remove({ ...frozen, state: 'committed' });
+    expect(journal.find('source', '01')).toBeUndefined();
+  });
+
   it('keeps entries to root alone and leaves no temporary file', async () => {
     await using folder = await mkdtempDisposable(join(tmpdir(), 'journal-'));
     await (await Journal.open(folder.path)).write(frozen);

@@ -67,7 +67,8 @@ const NEXT: Record<Entry['role'], Record<string, readonly string[]>> = {
 /** The journal of one node's migrations. Only legal transitions are written. */
 export class Journal {
   readonly #folder: string;
-  readonly #states = new Map<string, string>();
+  /** What is on disk: an entry is read there only once, by {@link load}. */
+  readonly #entries = new Map<string, Entry>();
 
   private constructor(folder: string) {
     this.#folder = folder;
@@ -79,26 +80,29 @@ export class Journal {
     return new Journal(folder);
   }
 
-  /** Every entry on disk, to be recovered. Errors: INTERNAL, for a version this program does not know. */
+  /**
+   * Every entry on disk, to be recovered. At the start only: it takes no note of what is being written.
+   * Errors: INTERNAL, for a version this program does not know.
+   */
   async load(): Promise<Entry[]> {
     const names = (await readdir(this.#folder)).filter((name) => name.endsWith('.json'));
     const entries = await Promise.all(names.map((name) => this.#read(join(this.#folder, name))));
-    for (const entry of entries) this.#states.set(key(entry), entry.state);
+    for (const entry of entries) this.#entries.set(key(entry), entry);
     return entries;
   }
 
   async write(entry: Entry): Promise<void> {
-    const from = this.#states.get(key(entry)) ?? '';
+    const from = this.stateOf(entry.role, entry.operation);
     if (!NEXT[entry.role][from]?.includes(entry.state)) {
       throw new GantryError('INTERNAL', `illegal step of the ${entry.role}: from "${from}" to "${entry.state}"`);
     }
     await writeDurably(this.#file(entry), `${JSON.stringify({ version: VERSION, ...entry })}\n`);
-    this.#states.set(key(entry), entry.state);
+    this.#entries.set(key(entry), entry);
   }
 
   async remove(entry: Entry): Promise<void> {
     await removeDurably(this.#file(entry));
-    this.#states.delete(key(entry));
+    this.#entries.delete(key(entry));
   }
 
   /** Whether an entry was last written so long ago that nobody will ask for it any more. */
@@ -107,9 +111,14 @@ export class Journal {
     return Date.now() - mtimeMs > OLD_MS;
   }
 
+  /** One side of a migration as it stands on disk, undefined when nothing is known of it. */
+  find<Role extends Entry['role']>(role: Role, operation: string): Extract<Entry, { role: Role }> | undefined {
+    return this.#entries.get(`${operation}.${role}`) as Extract<Entry, { role: Role }> | undefined;
+  }
+
   /** The state of one side of a migration, "" when nothing is known of it. */
   stateOf(role: Entry['role'], operation: string): string {
-    return this.#states.get(`${operation}.${role}`) ?? '';
+    return this.find(role, operation)?.state ?? '';
   }
 
   #file(entry: Entry): string {

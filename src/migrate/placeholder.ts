@@ -1,5 +1,6 @@
 import type { Node } from '../agent/node.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
+import { GantryError } from '../errors.ts';
 import { type Address, announce } from '../network/address.ts';
 import { giveToSandbox } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
@@ -10,19 +11,37 @@ export async function serve(node: Node, sandbox: string, addresses: Address[]): 
   const { pid } = await node.cri.describeSandbox(sandbox);
   await open(networkOf(pid));
   announce(networkOf(pid), addresses).catch((error: unknown) =>
-    node.log('announce-failed', { sandbox, why: String(error) }),
+    node.log.warn('announce-failed', { sandbox, why: String(error) }),
   );
   await giveToSandbox(node.config.ipamDir, addresses, sandbox);
 }
 
+/**
+ * Refuses a pod that this node has already: its rollback, which goes by the metadata, would remove that one.
+ * Errors: BUSY.
+ */
+export async function refuseTaken(node: Node, wanted: TargetEntry['sandboxMetadata']): Promise<void> {
+  const [taken] = await sandboxesOf(node, wanted);
+  if (taken === undefined) return;
+  const { namespace, name, uid } = wanted;
+  throw new GantryError('BUSY', `node ${node.config.node} has pod ${namespace}/${name} (${uid}) already: ${taken}`, {
+    hint: 'remove it there first; what a cancelled migration has left there goes by itself',
+  });
+}
+
 /** By its metadata, because its ID may never have been learned. */
-export async function removePlaceholder(node: Node, { sandboxMetadata: wanted }: TargetEntry): Promise<void> {
-  for (const { id, metadata } of await node.cri.listSandboxes()) {
-    const same =
+export async function removePlaceholder(node: Node, { sandboxMetadata }: TargetEntry): Promise<void> {
+  for (const id of await sandboxesOf(node, sandboxMetadata)) await node.cri.removeSandbox(id);
+}
+
+async function sandboxesOf(node: Node, wanted: TargetEntry['sandboxMetadata']): Promise<string[]> {
+  const sandboxes = await node.cri.listSandboxes();
+  const same = sandboxes.filter(
+    ({ metadata }) =>
       metadata?.name === wanted.name &&
       metadata.namespace === wanted.namespace &&
       metadata.uid === wanted.uid &&
-      metadata.attempt === wanted.attempt;
-    if (same) await node.cri.removeSandbox(id);
-  }
+      metadata.attempt === wanted.attempt,
+  );
+  return same.map(({ id }) => id);
 }

@@ -8,6 +8,7 @@ import { emptyFolder } from '../durable.ts';
 import { messageOf } from '../errors.ts';
 import { PodSandboxState } from '../gen/cri.ts';
 import { addressesOf } from '../network/address.ts';
+import { endRestores } from '../runtime/ticket.ts';
 import type { Entry, SourceEntry, TargetEntry } from './journal.ts';
 import { removePlaceholder, serve } from './placeholder.ts';
 import { untilDone } from './retry.ts';
@@ -18,21 +19,24 @@ import { endDumped, settle, thawSource } from './settle.ts';
  * background. Nothing of the old agent's conversations is left: their connections ended with it.
  */
 export async function recover(node: Node): Promise<void> {
+  const { imageDir, runDir } = node.config;
+  const spent = join(runDir, 'spent');
+  // First: a restore that goes on without its agent must not come alive after it was said to have failed.
+  await endRestores(spent);
   const entries = await node.journal.load();
   for (const entry of entries) {
-    node.log('recovering', { operation: entry.operation, role: entry.role, state: entry.state });
+    node.log.warn('recovering', { operation: entry.operation, role: entry.role, state: entry.state });
     const key = `${entry.role} ${entry.operation}`;
     const step = () => recoverEntry(node, entry);
     const container = entry.role === 'source' ? entry.container : '';
     node.busy.add(container);
     const done = untilDone(node, `recover ${key}`, step)
-      .catch((error: unknown) => node.log('recovery-given-up', { key, why: messageOf(error) }))
+      .catch((error: unknown) => node.log.error('recovery-given-up', { key, why: messageOf(error) }))
       .finally(() => node.busy.delete(container));
     // What only this node has to say is done before the first call is taken.
     if (!(entry.role === 'source' && entry.state === 'committed' && entry.peer !== '')) await done;
   }
-  const { imageDir, runDir } = node.config;
-  for (const folder of [imageDir, join(runDir, 'tickets'), join(runDir, 'spent')]) await emptyFolder(folder);
+  for (const folder of [imageDir, join(runDir, 'tickets'), spent]) await emptyFolder(folder);
 }
 
 function recoverEntry(node: Node, entry: Entry): Promise<void> {

@@ -14,7 +14,7 @@ export async function untilDone(node: Node, what: string, step: () => Promise<vo
       return await step();
     } catch (error) {
       if (attempt === ATTEMPTS) throw error;
-      node.log('retrying', { what, attempt, why: messageOf(error) });
+      node.log.warn('retrying', { what, attempt, why: messageOf(error) });
       await sleep(Math.min(100 * 2 ** attempt, 10_000));
     }
   }

@@ -1,4 +1,3 @@
-import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
 import { FrozenContainer, networkOf } from '../checkpoint/freeze.ts';
@@ -7,6 +6,7 @@ import { addressesOf } from '../network/address.ts';
 import { keepReserved } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
+import { findProcesses } from '../runtime/processes.ts';
 import { connectPeer } from '../transfer/peer.ts';
 import type { SourceEntry } from './journal.ts';
 
@@ -41,7 +41,7 @@ export async function thawSource(node: Node, entry: SourceEntry): Promise<void> 
   }
   await node.journal.remove(entry);
   if (entry.state === 'committed') await tellDone(node, entry);
-  node.log('rolled-back', { operation: entry.operation, container: entry.container, peer: entry.peer });
+  node.log.warn('rolled-back', { operation: entry.operation, container: entry.container, peer: entry.peer });
 }
 
 /** Ends a container whose checkpoint is complete and that was not to go on: what stopping it would have left. */
@@ -68,7 +68,7 @@ async function removeSource(node: Node, entry: SourceEntry): Promise<void> {
   await node.cri.removeSandbox(entry.sandbox);
   await node.journal.remove(entry);
   await tellDone(node, entry);
-  node.log('migration-done', { operation: entry.operation, container: entry.container, peer: entry.peer });
+  node.log.info('migration-done', { operation: entry.operation, container: entry.container, peer: entry.peer });
 }
 
 async function describe(node: Node, entry: SourceEntry): Promise<ContainerDetail | undefined> {
@@ -86,7 +86,7 @@ async function askOutcome(node: Node, { peer, operation }: SourceEntry, attempt:
     socket.destroy();
     return outcome || 'none';
   } catch (error) {
-    if (attempt % 10 === 0) node.log('migration-outcome-unknown', { operation, peer, why: messageOf(error) });
+    if (attempt % 10 === 0) node.log.warn('migration-outcome-unknown', { operation, peer, why: messageOf(error) });
     return 'unreachable';
   }
 }
@@ -97,7 +97,7 @@ async function tellDone(node: Node, { peer, operation }: SourceEntry): Promise<v
     const { socket } = await connectPeer(node.config, peer, { kind: 'done', operation });
     socket.destroy();
   } catch (error) {
-    node.log('peer-not-told', { operation, peer, why: messageOf(error) });
+    node.log.warn('peer-not-told', { operation, peer, why: messageOf(error) });
   }
 }
 
@@ -110,10 +110,6 @@ async function waitForDump(container: string): Promise<void> {
 }
 
 async function isDumping(container: string): Promise<boolean> {
-  for (const name of await readdir('/proc')) {
-    if (!/^\d+$/.test(name)) continue;
-    const args = (await readFile(`/proc/${name}/cmdline`, 'utf8').catch(() => '')).split('\0');
-    if (args.includes('checkpoint') && args.includes(container)) return true;
-  }
-  return false;
+  const dumps = await findProcesses((args) => args.includes('checkpoint') && args.includes(container));
+  return dumps.length > 0;
 }

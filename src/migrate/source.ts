@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import { FrozenContainer, networkOf } from '../checkpoint/freeze.ts';
-import { checkSpace, ImageFolder } from '../checkpoint/images.ts';
+import { checkSpace, ImageFolder, keepLog } from '../checkpoint/images.ts';
 import { checkMovable } from '../checkpoint/preflight.ts';
 import { GantryError, REASONS, type Reason } from '../errors.ts';
 import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
@@ -196,7 +196,7 @@ class Outgoing {
     try {
       await dump(this.#container.id, folder.images, folder.path, { tcpEstablished: true });
     } catch (error) {
-      await folder.keepLog(join(folder.path, 'dump.log'), `${this.#operation.id}-dump.log`);
+      await keepLog(this.#node, join(folder.path, 'dump.log'), `${this.#operation.id}-dump.log`);
       throw error;
     }
     await frozen.refreeze();

@@ -15,7 +15,7 @@ import { criuVersion } from '../runtime/criu.ts';
 import { type Session, targetSession } from '../transfer/session.ts';
 import { receiveFiles, receiveFolder } from '../transfer/streams.ts';
 import type { TargetEntry } from './journal.ts';
-import { removePlaceholder, serve } from './placeholder.ts';
+import { refuseTaken, removePlaceholder, serve } from './placeholder.ts';
 import { untilDone } from './retry.ts';
 
 /**
@@ -46,12 +46,12 @@ export class Incoming {
       const { offer } = await this.#expect('offer');
       const addresses = offer.addresses.map((address) => ({ ...address, family: address.family as Address['family'] }));
       await this.#prepare(offer, addresses);
-      log('placeholder-made', { ...about, sandbox: this.#entry?.sandbox, container: this.#entry?.container });
+      log.info('placeholder-made', { ...about, sandbox: this.#entry?.sandbox, container: this.#entry?.container });
       await this.#takeOver(addresses);
-      log('migration-serving', { ...about, container: this.#entry?.container });
+      log.info('migration-serving', { ...about, container: this.#entry?.container });
     } catch (error) {
       const { reason, message, hint } = GantryError.from(error);
-      log('migration-failed', { ...about, reason, message });
+      log.warn('migration-failed', { ...about, reason, message });
       await this.#rollBack();
       this.#send({ failed: { reason, message, hint } });
     } finally {
@@ -94,6 +94,7 @@ export class Incoming {
       containerConfig.image.userSpecifiedImage ||= offer.image;
     }
     const { name = '', namespace = '', uid = '', attempt = 0 } = sandboxConfig.metadata ?? {};
+    await refuseTaken(node, { name, namespace, uid, attempt });
     await this.#write({
       role: 'target',
       state: 'preparing',
@@ -126,13 +127,7 @@ export class Incoming {
     const { container, sandbox } = this.#entry as TargetEntry;
     const folder = this.#folder as ImageFolder;
     const { restore } = await this.#expect('restore');
-    await using poised = await PoisedContainer.restore(node, container, folder.images, restore).catch(async (error) => {
-      await folder.keepLog(
-        join(node.config.runDir, 'spent', container, 'restore.log'),
-        `${this.#operation}-restore.log`,
-      );
-      throw error;
-    });
+    await using poised = await PoisedContainer.restore(node, this.#operation, container, folder.images, restore);
     this.#send({ poised: {} });
 
     const { commit } = await this.#expect('commit');

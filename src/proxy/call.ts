@@ -8,9 +8,10 @@ import {
 } from 'node:http2';
 import { status } from '@grpc/grpc-js';
 import { errnoOf, messageOf } from '../errors.ts';
-import type { Log } from './events.ts';
+import type { Log } from '../log.ts';
 import { type RawHeaders, responseHeaders, trailersFrom } from './headers.ts';
-import { type StatusCode, statusTrailers, trailersOnly } from './status.ts';
+import type { ObservedCall } from './observe.ts';
+import { codeOf, type StatusCode, statusOfReset, statusTrailers, textOf, trailersOnly } from './status.ts';
 import { stopRequest } from './stop.ts';
 import type { Upstream } from './upstream.ts';
 
@@ -35,30 +36,36 @@ export class Call {
   readonly #down: ServerHttp2Stream;
   readonly #upstream: Upstream;
   readonly #log: Log;
+  readonly #observed: ObservedCall;
   // Aborting is the one way to reset a stream that Node offers: `close` ends the writable side first, and upstream an
   // unfinished request would look finished for a moment.
   readonly #cancel = new AbortController();
   #state: State = { kind: 'waiting' };
-  #requestEnded: boolean;
+  readonly #endsWithHeaders: boolean;
   #trailers: Record<string, string | string[]> = {};
   #upError: unknown;
+  // What the client is told, or is to be told when nothing else comes first.
+  #code: number = status.CANCELLED;
+  #message: string | undefined;
 
-  constructor(down: ServerHttp2Stream, upstream: Upstream, log: Log, requestEnded: boolean) {
+  constructor(down: ServerHttp2Stream, upstream: Upstream, log: Log, observed: ObservedCall, endsWithHeaders: boolean) {
     this.#down = down;
     this.#upstream = upstream;
     this.#log = log;
-    this.#requestEnded = requestEnded;
+    this.#observed = observed;
+    this.#endsWithHeaders = endsWithHeaders;
     down.on('aborted', this.#guard(this.#onDownGone));
     down.on('close', this.#guard(this.#onDownGone));
-    down.on('end', this.#guard(this.#onDownEnd));
     down.on('wantTrailers', this.#guard(this.#onWantTrailers));
+    down.on('close', this.#guard(this.#onDownClose));
   }
 
   /** Sends the request upstream, as soon as there is an upstream; it is never sent twice. */
   async start(headers: RawHeaders, upstreamWaitMs: number): Promise<void> {
     try {
+      this.#observed.forwarding();
       const session = this.#upstream.openSession() ?? (await this.#wait(upstreamWaitMs));
-      if (this.#state.kind !== 'waiting' || this.#down.destroyed || this.#down.aborted) return;
+      if (this.#state.kind !== 'waiting' || this.#down.destroyed) return;
       if (session === undefined) {
         this.#fail(
           status.UNAVAILABLE,
@@ -82,6 +89,7 @@ export class Call {
     const up = 'up' in this.#state ? this.#state.up : undefined;
     this.#state = { kind: 'answered', ...(up && { up }) };
     up?.unpipe(this.#down);
+    this.#decide(code, message);
     if (this.#down.headersSent) {
       this.#trailers = statusTrailers(code, message);
       this.#down.end();
@@ -97,7 +105,7 @@ export class Call {
   }
 
   #forward(session: ClientHttp2Session, headers: RawHeaders): void {
-    const up = session.request(headers, { endStream: this.#requestEnded, signal: this.#cancel.signal });
+    const up = session.request(headers, { endStream: this.#endsWithHeaders, signal: this.#cancel.signal });
     this.#state = { kind: 'forwarded', session, up };
     up.on('error', (error) => {
       this.#upError = error;
@@ -108,7 +116,9 @@ export class Call {
     });
     up.on('end', this.#guard(this.#onUpEnd));
     up.on('close', this.#guard(this.#onUpClose));
-    this.#down.pipe(up, { end: false });
+    if (this.#observed.countsBytes) this.#down.on('data', (chunk: Buffer) => this.#countBytes(chunk.length, 0));
+    // A reset ends the readable side, too, but 'aborted' comes first: the upstream stream is gone by then.
+    this.#down.pipe(up);
   }
 
   #onResponse(headers: IncomingHttpHeaders, flags: number, raw: RawHeaders): void {
@@ -116,12 +126,14 @@ export class Call {
     const { session, up } = this.#state;
     if ((flags & NGHTTP2_FLAG_END_STREAM) !== 0) {
       this.#state = { kind: 'answered', up };
+      this.#decide(codeOf(headers['grpc-status']), textOf(headers['grpc-message']));
       this.#down.respond(responseHeaders(raw, headers), respondOptions({ endStream: true }));
       up.resume();
     } else {
       const needsStatus = isGrpc(headers) && headers['grpc-status'] === undefined;
       this.#state = { kind: 'answering', session, up, needsStatus };
       this.#down.respond(responseHeaders(raw, headers), respondOptions({ waitForTrailers: true }));
+      if (this.#observed.countsBytes) up.on('data', (chunk: Buffer) => this.#countBytes(0, chunk.length));
       up.pipe(this.#down, { end: false });
     }
   }
@@ -133,6 +145,7 @@ export class Call {
     const whole = needsStatus ? 'grpc-status' in this.#trailers : up.rstCode === 0 && !session.destroyed;
     if (whole) {
       this.#state = { kind: 'answered', up };
+      this.#decide(codeOf(this.#trailers['grpc-status']), textOf(this.#trailers['grpc-message']));
       this.#down.end();
     } else {
       this.#conclude();
@@ -141,7 +154,7 @@ export class Call {
 
   #onUpClose(): void {
     this.#conclude();
-    if (!this.#requestEnded) stopRequest(this.#down);
+    if (!this.#down.readableEnded) stopRequest(this.#down);
   }
 
   /** The upstream stream is over without a status. */
@@ -159,6 +172,7 @@ export class Call {
     } else if (up.rstCode !== NGHTTP2_NO_ERROR) {
       // The runtime's own decision (a deadline, a refusal): the code says which, and gRPC gives every code a status.
       this.#state = { kind: 'answered', up };
+      this.#decide(statusOfReset(up.rstCode), `the runtime reset the stream with code ${up.rstCode}`);
       this.#down.close(up.rstCode);
     } else {
       this.#fail(
@@ -172,18 +186,27 @@ export class Call {
     this.#down.sendTrailers(this.#trailers);
   }
 
-  // Node ends the readable side of a reset stream, too, but emits 'aborted' before: the upstream stream is closed then.
-  #onDownEnd(): void {
-    this.#requestEnded = true;
-    if ('up' in this.#state && this.#state.up?.closed === false) this.#state.up.end();
-  }
-
   // Everything that is still open upstream is cancelled; after an answer that is at most the rest of the request.
   #onDownGone(): void {
     const up = 'up' in this.#state ? this.#state.up : undefined;
     this.#state = { kind: 'answered', ...(up && { up }) };
     if (up?.closed !== true) this.#cancel.abort();
     up?.resume(); // a stream closes only when all that it received was read
+  }
+
+  #onDownClose(): void {
+    this.#observed.ended(this.#code, this.#message);
+  }
+
+  #decide(code: number, message: string | undefined): void {
+    this.#code = code;
+    this.#message = message;
+    this.#observed.answered();
+  }
+
+  #countBytes(up: number, down: number): void {
+    this.#observed.bytesUp += up;
+    this.#observed.bytesDown += down;
   }
 
   /** An event handler that throws ends its own call and nothing else. */
@@ -198,7 +221,7 @@ export class Call {
   }
 
   #crash(error: unknown): void {
-    this.#log({ event: 'internal-error', reason: messageOf(error) });
+    this.#log.error('internal-error', { reason: messageOf(error) });
     try {
       if (this.#state.kind === 'answered') this.#down.close(NGHTTP2_INTERNAL_ERROR);
       else this.#fail(status.INTERNAL, `gantry could not relay the call: ${messageOf(error)}`);

@@ -11,7 +11,7 @@ import {
   ServerCredentials,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
-import type { RelayEvent } from './events.ts';
+import { logTo } from '../log.ts';
 import { type Relay, type RelayOptions, serveRelay } from './relay.ts';
 
 const SERVICE = '/runtime.v1.RuntimeService';
@@ -45,7 +45,7 @@ export const methods = {
 /** A folder with two socket paths and everything that runs on them; all of it goes when the test ends. */
 export class Bench implements AsyncDisposable {
   readonly folder: string;
-  readonly events: RelayEvent[] = [];
+  readonly events: { event: string; [field: string]: unknown }[] = [];
   readonly #stack = new AsyncDisposableStack();
 
   private constructor(folder: string) {
@@ -70,7 +70,7 @@ export class Bench implements AsyncDisposable {
       listen: this.listen,
       upstream: this.upstream,
       drainTimeoutMs: 0,
-      log: (event) => this.events.push(event),
+      log: logTo({ write: (line: string) => void this.events.push(JSON.parse(line)) }),
       ...options,
     });
     return this.#stack.use(relay);

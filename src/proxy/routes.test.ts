@@ -25,3 +25,16 @@ test.each([
 ])('"%s" is refused, and the message names it', (path) => {
   expect(routeOf(path)).toMatchObject({ kind: 'refuse', message: expect.stringContaining(path) });
 });
+
+test('a method of the own services is served, by its whole path, and never in place of the runtime', () => {
+  async function* nothing(): AsyncIterable<Uint8Array> {
+    yield new Uint8Array();
+  }
+  const own = new Map([
+    ['/gantry.v1.Relay/Trace', nothing],
+    ['/runtime.v1.RuntimeService/Version', nothing],
+  ]);
+  expect(routeOf('/gantry.v1.Relay/Trace', own)).toEqual({ kind: 'serve', method: nothing });
+  expect(routeOf('/gantry.v1.Relay/Other', own)).toMatchObject({ kind: 'refuse' });
+  expect(routeOf('/runtime.v1.RuntimeService/Version', own)).toMatchObject({ kind: 'relay' });
+});

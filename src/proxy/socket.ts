@@ -11,9 +11,10 @@ const PATH_BYTES = 107 - '.XXXXXX/s'.length;
  * Makes `server` listen on a unix socket that takes the place of a stale one, never that of a live one. It is bound
  * in a private folder and moved into place with its owner and mode set, so there is no moment at which others may connect.
  *
+ * @param like a socket whose owner and mode it gets; 0600 without
  * @returns a function that removes the socket, unless it is another program's by then
  */
-export async function listenOn(server: Server, path: string, like: string): Promise<() => Promise<void>> {
+export async function listenOn(server: Server, path: string, like?: string): Promise<() => Promise<void>> {
   if (Buffer.byteLength(path) > PATH_BYTES) {
     throw new GantryError('USAGE', `the socket path ${path} is too long`, { hint: `use at most ${PATH_BYTES} bytes` });
   }
@@ -39,6 +40,16 @@ export async function listenOn(server: Server, path: string, like: string): Prom
     const now = await lstat(path).catch(ignoreMissing);
     if (now?.dev === dev && now.ino === ino) await unlink(path).catch(ignoreMissing);
   };
+}
+
+/**
+ * Makes `server` listen on a descriptor that is bound already. Whoever passed it keeps it open and hands it to the next
+ * process: the socket stays, and clients that come in between wait in its queue.
+ */
+export async function listenOnPassed(server: Server, fd: number): Promise<() => Promise<void>> {
+  server.listen({ fd });
+  await once(server, 'listening');
+  return () => Promise.resolve();
 }
 
 async function refuseLive(path: string): Promise<void> {
@@ -67,9 +78,9 @@ async function answers(path: string): Promise<boolean> {
 }
 
 /** Whoever may use the runtime's socket may use this one, and nobody else; 0600 when there is nothing to copy. */
-async function copyAccess(like: string, path: string): Promise<void> {
+async function copyAccess(like: string | undefined, path: string): Promise<void> {
   await chmod(path, 0o600);
-  const upstream = await stat(like).catch(() => undefined);
+  const upstream = like === undefined ? undefined : await stat(like).catch(() => undefined);
   if (upstream === undefined) return;
   try {
     await chown(path, upstream.uid, upstream.gid);

@@ -1,4 +1,5 @@
-import type { status } from '@grpc/grpc-js';
+import { constants } from 'node:http2';
+import { status } from '@grpc/grpc-js';
 
 export type StatusCode = (typeof status)[keyof typeof status] & number;
 
@@ -22,4 +23,45 @@ function encodeMessage(message: string): string {
     .slice(0, MESSAGE_CHARACTERS)
     .toWellFormed()
     .replace(/[^\x20-\x24\x26-\x7e]/gu, encodeURIComponent);
+}
+
+/** The number in a `grpc-status`; UNKNOWN when there is none, as gRPC says. */
+export function codeOf(value: string | readonly string[] | undefined): number {
+  const code = Number(textOf(value) ?? Number.NaN);
+  return Number.isInteger(code) ? code : status.UNKNOWN;
+}
+
+/** The first of a header's values. */
+export function textOf(value: string | readonly string[] | undefined): string | undefined {
+  return typeof value === 'object' ? value[0] : value;
+}
+
+/** The message of a `grpc-message`, or the text itself when it is not percent-encoded. */
+export function decodeMessage(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** What a gRPC client makes of a stream that was reset ("HTTP2 Transport Mapping" of the gRPC specification). */
+export function statusOfReset(code: number | undefined): StatusCode {
+  switch (code) {
+    case constants.NGHTTP2_REFUSED_STREAM:
+      return status.UNAVAILABLE;
+    case constants.NGHTTP2_CANCEL:
+      return status.CANCELLED;
+    case constants.NGHTTP2_ENHANCE_YOUR_CALM:
+      return status.RESOURCE_EXHAUSTED;
+    case constants.NGHTTP2_INADEQUATE_SECURITY:
+      return status.PERMISSION_DENIED;
+    default:
+      return status.INTERNAL;
+  }
+}
+
+/** "NOT_FOUND"; the number itself for a code that gRPC does not have. */
+export function nameOfCode(code: number): string {
+  return status[code] ?? String(code);
 }

@@ -3,6 +3,7 @@ import type { ServerHttp2Stream } from 'node:http2';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ServerUnaryCall, ServiceError, sendUnaryData } from '@grpc/grpc-js';
 import { expect, test, vi } from 'vitest';
+import { silentLog } from '../log.ts';
 import { Bench, message, methods, RawServer } from './relay.fixture.ts';
 import { Upstream } from './upstream.ts';
 
@@ -257,7 +258,7 @@ test('a session that has carried its share of calls is replaced, without a call 
   await using bench = await Bench.make();
   const server = new RawServer(answerWith('x'));
   await server.listen(bench.upstream);
-  const upstream = new Upstream(bench.upstream, () => undefined, 2);
+  const upstream = new Upstream(bench.upstream, silentLog, 2);
   const signal = AbortSignal.timeout(5000);
   const sessions = new Set();
   for (let i = 0; i < 5; i += 1) sessions.add(upstream.openSession() ?? (await upstream.waitForSession(signal)));

@@ -3,7 +3,7 @@ import { type ClientHttp2Session, connect as connectHttp2 } from 'node:http2';
 import { connect as connectSocket, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { errnoOf, messageOf } from '../errors.ts';
-import type { Log } from './events.ts';
+import type { Log } from '../log.ts';
 import { CONNECTION_WINDOW_BYTES, UPSTREAM_OPTIONS } from './settings.ts';
 
 const POLL_MS = 50;
@@ -29,13 +29,15 @@ export class Upstream {
   readonly path: string;
   readonly #log: Log;
   readonly #callsPerSession: number;
+  readonly #onConnected: () => void;
   readonly #sessions = new Set<ClientHttp2Session>();
   #state: State = { kind: 'absent' };
   #waiting = 0;
   #closed = false;
   #absentSince: number | undefined;
 
-  constructor(path: string, log: Log, callsPerSession = CALLS_PER_SESSION) {
+  constructor(path: string, log: Log, callsPerSession = CALLS_PER_SESSION, onConnected: () => void = () => undefined) {
+    this.#onConnected = onConnected;
     this.path = path;
     this.#log = log;
     this.#callsPerSession = callsPerSession;
@@ -106,9 +108,9 @@ export class Upstream {
     session.on('close', () => this.#sessions.delete(session));
     this.#sessions.add(session);
     this.#state = { kind: 'open', session, calls: 0 };
+    this.#onConnected();
     if (this.#absentSince !== undefined) {
-      this.#log({
-        event: 'upstream-back',
+      this.#log.info('upstream-back', {
         upstream: this.path,
         absentMs: Math.round(performance.now() - this.#absentSince),
       });
@@ -122,14 +124,14 @@ export class Upstream {
     if (this.#state.kind !== 'open' || this.#state.session !== session) return;
     this.#state = { kind: 'absent' };
     this.#absentSince = performance.now();
-    this.#log({ event: 'upstream-lost', upstream: this.path, reason });
+    this.#log.warn('upstream-lost', { upstream: this.path, reason });
   }
 
   // Once per absence, and not after a loss, which has been reported already.
   #reportAbsent(error: unknown): void {
     if (this.#absentSince !== undefined) return;
     this.#absentSince = performance.now();
-    this.#log({ event: 'upstream-absent', upstream: this.path, reason: errnoOf(error) ?? messageOf(error) });
+    this.#log.warn('upstream-absent', { upstream: this.path, reason: errnoOf(error) ?? messageOf(error) });
   }
 }
 

@@ -3,6 +3,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { GantryError } from '../errors.ts';
 
 const ROOT = '/sys/fs/cgroup';
+/** Freezing takes a few milliseconds; each further try may take twice as long as the one before. */
+const FIRST_TRY_MS = 50;
+/** More than a vforked child needs to become another program. */
+const VFORK_MS = 5;
 
 /** The freezer of one container, on cgroup v1 (its own hierarchy) or v2. */
 export interface Freezer {
@@ -31,21 +35,50 @@ export function parseFreezer(lines: readonly string[]): Freezer {
 }
 
 /**
- * Freezes every process of the container and waits until the kernel says so. Idempotent: CRIU thaws the cgroup once it
- * has seized the tasks, so this is called again afterwards.
+ * Freezes every process of the container, so that CRIU can stop them, and waits until the kernel says so. A try that
+ * meets a vfork (of a shell, or posix_spawn) is given up and made again: the parent waits for a child that is frozen.
+ * Errors: CHECKPOINT_FAILED; it is thawed then.
  */
 export async function freeze(freezer: Freezer, limitMs = 5000): Promise<void> {
+  const until = performance.now() + limitMs;
+  for (let tryMs = FIRST_TRY_MS; ; tryMs *= 2) {
+    const leftMs = until - performance.now();
+    if ((await freezeWithin(freezer, Math.min(tryMs, leftMs))) && !(await waitsInVfork(freezer))) return;
+    await thaw(freezer);
+    if (leftMs < tryMs) throw notFrozen(limitMs);
+    await sleep(VFORK_MS);
+  }
+}
+
+/** Says again that it is frozen: CRIU thaws the cgroup once it has seized the tasks. Nothing may run between, so one try. */
+export async function refreeze(freezer: Freezer, limitMs = 5000): Promise<void> {
+  if (await freezeWithin(freezer, limitMs)) return;
+  await thaw(freezer);
+  throw notFrozen(limitMs);
+}
+
+async function freezeWithin(freezer: Freezer, limitMs: number): Promise<boolean> {
   await writeFile(freezer.file, freezer.version === 1 ? 'FROZEN' : '1');
   const until = performance.now() + limitMs;
   while (!(await isFrozen(freezer))) {
-    if (performance.now() > until) {
-      await thaw(freezer);
-      throw new GantryError('CHECKPOINT_FAILED', `the container's processes did not freeze within ${limitMs} ms`, {
-        hint: 'a task is probably in uninterruptible sleep (state D): look at ps -eo pid,stat,wchan,args',
-      });
-    }
+    if (performance.now() > until) return false;
     await sleep(1);
   }
+  return true;
+}
+
+/** Whether a thread waits in the kernel for the child of its vfork to become another program or end. */
+async function waitsInVfork(freezer: Freezer): Promise<boolean> {
+  const file = freezer.file.replace(/[^/]+$/, freezer.version === 1 ? 'tasks' : 'cgroup.threads');
+  const threads = (await readFile(file, 'utf8')).split('\n').filter(Boolean);
+  const places = await Promise.all(threads.map((id) => readFile(`/proc/${id}/wchan`, 'utf8').catch(() => '')));
+  return places.some((place) => place === 'kernel_clone' || place === 'wait_for_vfork_done');
+}
+
+function notFrozen(limitMs: number): GantryError {
+  return new GantryError('CHECKPOINT_FAILED', `the container's processes did not freeze within ${limitMs} ms`, {
+    hint: 'a task is probably in uninterruptible sleep (state D): look at ps -eo pid,stat,wchan,args',
+  });
 }
 
 export async function thaw(freezer: Freezer): Promise<void> {

@@ -5,6 +5,7 @@ describe('parseCriuErrors', () => {
   it("takes the text of CRIU's error lines, of the main process and of restored ones", () => {
     const log = [
       '(00.000012) Version: 4.2.1 (gitid 0)',
+      "(00.000013) Error (criu/rlimit.c:17): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted",
       '(00.040101) Error (criu/sk-inet.c:189): inet: Connected TCP socket, consider using --tcp-established option.',
       '(00.050000)      7: Error (criu/files-reg.c:2143): File usr/bin/x has bad size 1 (expect 2)',
       '(00.060000) Warn  (criu/x.c:1): not an error',

@@ -68,9 +68,13 @@ export async function criuReason(log: string): Promise<string> {
   return parseCriuErrors(text).slice(0, 3).join('; ');
 }
 
-/** Pure part of {@link criuReason}: lines look like `(00.012345) 17: Error (criu/x.c:12): what happened`. */
+/**
+ * Pure part of {@link criuReason}: lines look like `(00.012345) 17: Error (criu/x.c:12): what happened`. Without the one
+ * about the limit of open files, after which CRIU goes on.
+ */
 export function parseCriuErrors(log: string): string[] {
-  return [...log.matchAll(/^\([\d.]+\)(?:\s+\d+:)?\s+Error \([^)]*\): (.*)$/gm)].map(([, text]) => (text ?? '').trim());
+  const errors = [...log.matchAll(/^\([\d.]+\)(?:\s+\d+:)?\s+Error \([^)]*\): (.*)$/gm)];
+  return errors.map(([, text]) => (text ?? '').trim()).filter((text) => !text.includes('RLIMIT_NOFILE'));
 }
 
 function hintFor(reason: string): string {

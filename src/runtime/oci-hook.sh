@@ -49,6 +49,7 @@ create) [ -d "$ticket" ] || exec "$runtime" "$@" ;;
 esac
 
 # Consumed before use: whatever happens from here on, no second create finds the ticket.
+rm -rf "$spent"
 mv "$ticket" "$spent" 2>/dev/null || exit 1
 
 # Second pass: rebuild the arguments. `restore` does not know --no-new-keyring and --preserve-fds.
@@ -92,8 +93,10 @@ fi
 
 # CRIU's reason, as one more error line of the runtime's JSON log: containerd reports the last one.
 if [ -n "$log" ]; then
-  reason=$(sed -n 's/^([^)]*)[ 0-9:]*Error ([^)]*): //p' "$spent/restore.log" 2>/dev/null | head -n 3 |
-    tr '\n\t' '; ' | tr -d '\000-\037' | sed 's/[\\"]/\\&/g; s/; $//')
+  # CRIU says of the limit of open files that it is an error, and goes on.
+  reason=$(sed -n '/RLIMIT_NOFILE/d; s/^([^)]*)[ 0-9:]*Error ([^)]*): //p' "$spent/restore.log" 2>/dev/null |
+    head -n 3 | tr '\t' ' ' | tr -d '\000-\011\013-\037' |
+    sed -e ':all' -e '$!{N;b all' -e '}' -e 's/[\\"]/\\&/g; s/\n/; /g')
   [ -z "$reason" ] ||
     printf '{"level":"error","msg":"restore from checkpoint failed: %s"}\n' "$reason" >>"$log" 2>/dev/null
 fi

@@ -1,13 +1,37 @@
 import { constants } from 'node:fs';
-import { copyFile, mkdir, open, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, open, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exists, makePrivateFolder } from '../durable.ts';
 import { errnoOf, GantryError } from '../errors.ts';
+import { endWithChildren, findProcesses } from './processes.ts';
 import { run } from './program.ts';
 
 /** Stands beside this file, and beside the bundle. */
 const GATE = new URL('./restore-gate.sh', import.meta.url);
+/** A restore of hundreds of processes logs some megabytes. */
+const LOG_LIMIT_BYTES = 64 * 1024 * 1024;
+
+/**
+ * Ends whatever still restores with a ticket below `spent`. When a start ends early (its caller, or containerd, is gone),
+ * the shim kills the hook and nothing below it: runtime and CRIU go on, and would let the tasks run after all.
+ */
+export async function endRestores(spent: string): Promise<void> {
+  const isOurs = (args: readonly string[]) =>
+    args.includes('restore') && args.some((arg) => arg.startsWith(`${spent}/`));
+  const restores = await findProcesses(isOurs);
+  await endWithChildren(restores.map(({ pid }) => pid));
+  for (const { args } of restores) {
+    // The runtime can no longer remove its own record of the container (where it has mounted the root folder for CRIU),
+    // and containerd knows of none.
+    const [runtime = '', ...rest] = args;
+    const root = rest[rest.indexOf('--root') + 1] ?? '';
+    const container = args.at(-1) ?? '';
+    const mounted = join(root, container, 'criu-root');
+    if (await exists(mounted)) await run('umount', ['--lazy', mounted]).catch(() => undefined);
+    await run(runtime, ['--root', root, 'delete', '--force', container]);
+  }
+}
 
 /**
  * A one-shot order to the OCI hook (oci-hook.sh): the next `create` of this container restores from these images.
@@ -39,11 +63,20 @@ export class Ticket {
     return ticket;
   }
 
-  /** Resolves when the restore has reached its gate. Rejects with the signal's reason. */
+  /**
+   * Resolves when the restore has reached its gate. Rejects with the signal's reason, and with RESTORE_FAILED for a CRIU
+   * that only writes its log: with a damaged page file it does so for ever, on a tmpfs.
+   */
   async poised(signal: AbortSignal): Promise<void> {
     const mark = join(this.#spent, 'poised');
     while (!(await exists(mark))) {
       signal.throwIfAborted();
+      const { size } = await stat(this.log).catch(() => ({ size: 0 }));
+      if (size > LOG_LIMIT_BYTES) {
+        throw new GantryError('RESTORE_FAILED', `CRIU comes to no end: ${this.log} has grown to ${size} bytes`, {
+          hint: 'the checkpoint is probably damaged',
+        });
+      }
       await sleep(2);
     }
   }
@@ -53,14 +86,20 @@ export class Ticket {
     return this.#say('go');
   }
 
-  /** Ends a restore that waits at its gate; one that does not wait there is left alone. */
+  /** Ends a restore that was not released: at its gate by a word, on its way there by force. */
   async refuse(): Promise<void> {
     if (await exists(join(this.#spent, 'poised'))) await this.#say('no').catch(() => undefined);
+    else await this.end();
   }
 
   /** CRIU's log of the restore. */
   get log(): string {
     return join(this.#spent, 'restore.log');
+  }
+
+  /** Ends by force what still works on the ticket. */
+  end(): Promise<void> {
+    return endRestores(this.#spent);
   }
 
   /** Removes what is left of the ticket. Only after the runtime's call has returned. */

@@ -86,8 +86,10 @@ export async function listenForPeers(
     };
     const limit = setTimeout(() => socket.destroy(), CONNECT_LIMIT_MS);
     const begin = async () => {
+      // Read first: a connection that is closed with bytes unread is reset, and a refusal on its way is lost with it.
+      const line = await readLine(socket);
       const peer = identify(config, socket);
-      const purpose = JSON.parse(await readLine(socket)) as Purpose;
+      const purpose = JSON.parse(line) as Purpose;
       clearTimeout(limit);
       await accept(peer, purpose, socket, answer);
     };

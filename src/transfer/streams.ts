@@ -19,7 +19,8 @@ import { GantryError } from '../errors.ts';
 export async function sendFolder(socket: TLSSocket, folder: string, signal?: AbortSignal): Promise<number> {
   const tar = start('tar', ['-C', folder, '--sparse', '-cf', '-', '.'], ['ignore', 'pipe', 'pipe'], signal);
   const sent = pump(tar.stdio[1] as Readable, socket);
-  socket.once('close', () => tar.kill());
+  // Not a kill: a receiver that has everything may close before tar has ended. One that has more to write fails by this.
+  socket.once('close', () => (tar.stdio[1] as Readable).destroy());
   await finished(tar, 'sending the checkpoint', signal);
   if (!socket.writableFinished && !socket.destroyed)
     await Promise.race([once(socket, 'finish'), once(socket, 'close')]);
@@ -76,7 +77,6 @@ export async function receiveFiles(socket: TLSSocket, folder: string, work: stri
 
 interface Program {
   stdio: ChildProcess['stdio'];
-  kill(): void;
   ended: Promise<{ code: number | null; said: string }>;
 }
 
@@ -93,7 +93,7 @@ function start(file: string, args: string[], stdio: StdioOptions, signal?: Abort
     child.once('error', reject);
     child.once('exit', (code) => setImmediate(() => resolve({ code, said: said.trim() })));
   }).finally(() => signal?.removeEventListener('abort', kill));
-  return { stdio: child.stdio, kill, ended };
+  return { stdio: child.stdio, ended };
 }
 
 /** Copies until either side ends, and then ends the other; who ended it, and why, the program tells. */
@@ -113,8 +113,11 @@ async function finished(program: Program, doing: string, signal?: AbortSignal): 
   const { code, said } = await program.ended;
   if (code === 0) return;
   if (signal?.aborted) throw new GantryError('CANCELLED', 'cancelled');
-  const full = said.includes('No space left on device');
-  throw new GantryError(full ? 'NO_SPACE' : 'PEER_LOST', `${doing}: ${said.split('\n')[0] || `exit code ${code}`}`, {
+  const [first] = said.split('\n');
+  // Of a file that grows until the disk is full, tar only says that it "wrote only" a part.
+  const full = /No space left on device|Wrote only/.test(said);
+  const why = full ? `No space left on device (${first})` : first || `exit code ${code}`;
+  throw new GantryError(full ? 'NO_SPACE' : 'PEER_LOST', `${doing}: ${why}`, {
     hint: full ? 'free disk space there and try again' : '',
   });
 }

@@ -1,0 +1,2 @@
+export const DEFAULT_UPSTREAM_WAIT_MS = 1000;
+export const DEFAULT_DRAIN_TIMEOUT_MS = 5000;

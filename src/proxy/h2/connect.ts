@@ -1,0 +1,25 @@
+import { connect as connectSocket } from 'node:net';
+import { ChunkPool } from './chunks.ts';
+import { Connection, type ConnectionHandler } from './connection.ts';
+import type { ConnectionLimits } from './options.ts';
+
+/**
+ * A connection to the server on a unix socket. It can be used at once; if nobody is there, `onClose` says so and all
+ * streams end as `unprocessed` or `connection`.
+ */
+export function connect(path: string, handler: ConnectionHandler, limits: Partial<ConnectionLimits> = {}): Connection {
+  const pool = new ChunkPool();
+  const socket = connectSocket({
+    path,
+    onread: {
+      buffer: () => pool.next(),
+      callback: (bytes, buffer) => {
+        connection.read(Buffer.from(buffer.buffer, buffer.byteOffset, bytes));
+        return true;
+      },
+    },
+  });
+  const connection = new Connection('client', socket, handler, limits);
+  socket.resume(); // for 'end'; the data does not come that way
+  return connection;
+}

@@ -1,0 +1,45 @@
+import { once } from 'node:events';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import type { Registry } from 'prom-client';
+import type { MetricsAddress } from './metrics-address.ts';
+import { listenOn } from './socket.ts';
+
+export interface MetricsServer extends AsyncDisposable {
+  /** As `HOST:PORT` or `unix:PATH`, with the port that was taken when 0 was asked for. */
+  readonly address: string;
+}
+
+/** Serves `GET /metrics` to this machine. A unix socket is for its owner only. */
+export async function serveMetrics(registry: Registry, address: MetricsAddress): Promise<MetricsServer> {
+  const server = createServer((request, response) => {
+    if (request.url !== '/metrics') return void response.writeHead(404).end('see /metrics\n');
+    if (request.method !== 'GET') return void response.writeHead(405, { allow: 'GET' }).end();
+    registry.metrics().then(
+      (text) => response.writeHead(200, { 'content-type': registry.contentType }).end(text),
+      () => response.writeHead(500).end(),
+    );
+  });
+  const remove = await listen(server, address);
+  return {
+    address: 'path' in address ? `unix:${address.path}` : formatAddress(server.address() as AddressInfo),
+    async [Symbol.asyncDispose]() {
+      await remove();
+      const closed = once(server, 'close');
+      server.close();
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}
+
+async function listen(server: Server, address: MetricsAddress): Promise<() => Promise<void>> {
+  if ('path' in address) return listenOn(server, address.path);
+  server.listen(address);
+  await once(server, 'listening');
+  return () => Promise.resolve();
+}
+
+function formatAddress({ address, family, port }: AddressInfo): string {
+  return family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`;
+}

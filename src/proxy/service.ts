@@ -1,0 +1,75 @@
+import { messageOf } from '../errors.ts';
+import { HealthCheckRequest, HealthService } from '../gen/grpc/health/v1/health.ts';
+import type { Log } from '../log.ts';
+import { takePassedSocket } from '../systemd/activation.ts';
+import { notifier } from '../systemd/notify.ts';
+import { feedWatchdog, watchdogIntervalMs } from '../systemd/watchdog.ts';
+import { CallLog } from './call-log.ts';
+import type { ProxyConfig } from './config.ts';
+import { healthMethods, RELAY_SERVICE } from './health.ts';
+import { metricsAddress } from './metrics-address.ts';
+import type { MetricsServer } from './metrics-server.ts';
+import type { OwnMethods } from './own.ts';
+import { probe, runtimeProbe } from './probe.ts';
+import { type CallSink, Recorder } from './recorder.ts';
+import { type Relay, serveRelay } from './relay.ts';
+import { Trace } from './trace.ts';
+
+/** The name that the socket's unit gives its descriptor. */
+const SOCKET_NAME = 'cri';
+
+/** Runs the relay with everything around it (metrics, health, trace, the service manager) until `signal`, in order. */
+export async function runProxy(config: ProxyConfig, log: Log, signal: AbortSignal): Promise<void> {
+  const notify = notifier(log);
+  const passed = takePassedSocket(SOCKET_NAME);
+  const trace = new Trace();
+  const sinks: CallSink[] = [new CallLog(log), trace];
+  const own: OwnMethods = new Map([...healthMethods(runtimeProbe(config.upstream)), ...trace.methods()]);
+  await using _metrics = await metricsOf(config, sinks, log);
+
+  const listen = passed?.path ?? config.listen;
+  await using relay = await serveRelay({
+    listen,
+    ...(passed && { listenFd: passed.fd }),
+    upstream: config.upstream,
+    upstreamWaitMs: config.upstreamWaitMs,
+    drainTimeoutMs: config.drainTimeoutMs,
+    log,
+    observer: new Recorder(sinks),
+    own,
+    signal,
+  });
+  signal.addEventListener('abort', () => void notify('STOPPING=1', 'STATUS=Finishing calls in flight'));
+  if (!signal.aborted) await notify('READY=1', `STATUS=Relaying ${listen} to ${config.upstream}`);
+  const intervalMs = watchdogIntervalMs();
+  if (intervalMs !== undefined) {
+    void feedWatchdog({ intervalMs, probe: (ms) => relayAnswers(relay, ms), notify, log, signal });
+  }
+  await relay.closed;
+}
+
+/** Through the front door: the loop runs, the listener accepts, a call is answered. The runtime's health is not asked. */
+async function relayAnswers(relay: Relay, timeoutMs: number): Promise<boolean> {
+  const request = HealthCheckRequest.encode({ service: RELAY_SERVICE }).finish();
+  return (await probe(relay.listen, HealthService.check.path, request, timeoutMs)) === 0;
+}
+
+/** Metrics that cannot be served are no reason to leave kubelet without a runtime. */
+async function metricsOf(config: ProxyConfig, sinks: CallSink[], log: Log): Promise<MetricsServer | undefined> {
+  const address = metricsAddress(config.metrics);
+  if (address === undefined) return undefined;
+  const [{ RelayMetrics }, { serveMetrics }] = await Promise.all([
+    import('./metrics.ts'),
+    import('./metrics-server.ts'),
+  ]);
+  const metrics = new RelayMetrics();
+  try {
+    const server = await serveMetrics(metrics.registry, address);
+    sinks.push(metrics);
+    log.info('metrics', { address: server.address });
+    return server;
+  } catch (error) {
+    log.error('metrics-failed', { address: config.metrics, reason: messageOf(error) });
+    return undefined;
+  }
+}

@@ -1,0 +1,64 @@
+import { readdir } from 'node:fs/promises';
+import { PodSandboxState } from '../../src/gen/cri.ts';
+import { Cri } from '../../src/runtime/cri.ts';
+import { type LabEnvironment, labExec, type NodeEnvironment } from '../lab.ts';
+
+/** Empty while no operation is under way. */
+const FOLDERS = ['/run/gantry/images', '/run/gantry/tickets', '/run/gantry/spent', '/var/lib/gantry/migrations'];
+
+/** Every network namespace of a node; the last column tells which. */
+const TABLES =
+  'nft list tables; for ns in /run/netns/*; do [ ! -e "$ns" ] || nsenter --net="$ns" nft list tables; done';
+
+/** What containerd and runc keep, by ID. Snapshots that are not active are layers of images. */
+const KEPT = [
+  'for id in $(ls /run/containerd/runc/k8s.io); do echo "runc $id"; done',
+  'ctr -n k8s.io containers ls -q | sed "s/^/container /"',
+  'ctr -n k8s.io snapshots ls | sed -n "s/^\\(\\S*\\) .* Active.*/snapshot \\1/p"',
+].join('; ');
+
+/** What is on a node, of Gantry and of the runtime below the CRI, that no pod of the CRI accounts for. */
+export async function leftoversOn(lab: LabEnvironment, node: NodeEnvironment): Promise<string[]> {
+  using cri = new Cri(node.runtimeSocket);
+  const [sandboxes, containers] = await Promise.all([cri.listSandboxes(), cri.listContainers()]);
+  const known = new Set([...sandboxes, ...containers].map(({ id }) => id));
+  const inNode = async (script: string) => {
+    const { stdout } = await labExec(lab.name, node.name, ['sh', '-c', script]);
+    return stdout.split('\n').filter(Boolean);
+  };
+  const [files, tables, kept, namespaces] = await Promise.all([
+    Promise.all(FOLDERS.map((folder) => filesIn(node, folder))),
+    inNode(TABLES),
+    inNode(KEPT),
+    filesIn(node, '/run/netns'),
+  ]);
+  return [
+    ...files.flat(),
+    ...tables,
+    ...kept.filter((line) => !known.has(line.split(' ')[1] ?? '')),
+    ...(namespaces.length === sandboxes.length ? [] : namespaces),
+  ].map((what) => `${node.name}: ${what}`);
+}
+
+/** The sandboxes and containers of a pod on a node, whatever their state; the pod and its container have one name. */
+export async function partsOn(node: NodeEnvironment, pod: string, socket: 'runtimeSocket' | 'criSocket') {
+  using cri = new Cri(node[socket]);
+  const [sandboxes, containers] = await Promise.all([cri.listSandboxes(), cri.listContainers()]);
+  return [
+    ...sandboxes
+      .filter(({ metadata }) => metadata?.name === pod)
+      .map(({ id, state }) => ({
+        sandbox: id,
+        ready: state === PodSandboxState.SANDBOX_READY,
+      })),
+    ...containers.filter(({ metadata }) => metadata?.name === pod).map(({ id }) => ({ container: id })),
+  ];
+}
+
+async function filesIn(node: NodeEnvironment, folder: string): Promise<string[]> {
+  const names = await readdir(`/proc/${node.pid}/root${folder}`).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return [];
+    throw error;
+  });
+  return names.map((name) => `${folder}/${name}`);
+}
