@@ -58,6 +58,15 @@ describe('Journal', () => {
     expect((await stat(join(migrations, '01.source.json'))).mode & 0o777).toBe(0o600);
   });
 
+  it('forgets at the start what an agent was still writing when it died', async () => {
+    await using folder = await mkdtempDisposable(join(tmpdir(), 'journal-'));
+    await (await Journal.open(folder.path)).write(frozen);
+    const migrations = join(folder.path, 'migrations');
+    await writeFile(join(migrations, '01.source.json.new'), '{"version": 1, "state": "comm');
+    expect(await (await Journal.open(folder.path)).load()).toEqual([frozen]);
+    expect(await readdir(migrations)).toEqual(['01.source.json']);
+  });
+
   it('refuses an entry of a version it does not know', async () => {
     await using folder = await mkdtempDisposable(join(tmpdir(), 'journal-'));
     const journal = await Journal.open(folder.path);

@@ -1,4 +1,4 @@
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makePrivateFolder, removeDurably, writeDurably } from '../durable.ts';
 import { GantryError } from '../errors.ts';
@@ -77,6 +77,8 @@ export class Journal {
   static async open(stateDir: string): Promise<Journal> {
     const folder = join(stateDir, 'migrations');
     await makePrivateFolder(folder);
+    // What an agent was writing when it died was never said to anybody.
+    for (const name of await readdir(folder)) if (name.endsWith('.new')) await rm(join(folder, name));
     return new Journal(folder);
   }
 

@@ -106,14 +106,17 @@ test('with a passed socket the proxy can be killed again and again, and no conne
       await delay(5);
     }
   })();
-  for (let round = 1; round <= 3; round += 1) {
+  for (const signal of ['SIGKILL', 'SIGTERM', 'SIGKILL'] as const) {
     const starts = supervisor.events().filter(({ event }) => event === 'started').length;
-    process.kill(pids().at(-1) ?? 0, 'SIGKILL');
-    // A client that connects while nobody is there is answered by the next one.
-    const answer = await bench.rawClient().call(UNARY);
-    expect(answer.trailers?.['grpc-status']).toBe('0');
-    await vi.waitFor(() =>
-      expect(supervisor.events().filter(({ event }) => event === 'started')).toHaveLength(starts + 1),
+    process.kill(pids().at(-1) ?? 0, signal);
+    if (signal === 'SIGKILL') {
+      // A client that connects while nobody is there is answered by the next one.
+      const answer = await bench.rawClient().call(UNARY);
+      expect(answer.trailers?.['grpc-status']).toBe('0');
+    }
+    await vi.waitFor(
+      () => expect(supervisor.events().filter(({ event }) => event === 'started')).toHaveLength(starts + 1),
+      { timeout: 15_000 },
     );
   }
   stop.abort();
@@ -159,6 +162,25 @@ test('the service manager is told of ready, life and stop, in this order', async
   expect(new Set(all.slice(1, -1))).toEqual(new Set(['WATCHDOG=1']));
   expect(all.at(-1)).toBe('STOPPING=1');
 }, 60_000);
+
+test("a passed socket whose name is gone is told of, and no reason for a restart: it is systemd's", async () => {
+  await using bench = await Bench.make();
+  const told = join(bench.folder, 'told');
+  await writeFile(join(bench.folder, 'systemd-notify'), `#!/bin/sh\necho "$1" >>${told}\n`);
+  await chmod(join(bench.folder, 'systemd-notify'), 0o755);
+  const socket = await listeningSocket(bench.listen);
+  const env = { PATH: `${bench.folder}:${process.env.PATH}`, NOTIFY_SOCKET: '/run/n', WATCHDOG_USEC: '200000' };
+  const shell = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"';
+  const proxy = start('sh', ['-c', shell, 'sh', process.execPath, ...proxyArgs(bench)], { fd: socket.fd, env });
+  await socket.release();
+  await until(proxy, 'started');
+  await rm(bench.listen);
+  await until(proxy, 'socket-missing');
+  const fed = async () => (await readFile(told, 'utf8')).split('WATCHDOG=1').length;
+  const before = await fed();
+  await vi.waitFor(async () => expect(await fed()).toBeGreaterThan(before), { timeout: 5000 });
+  expect(proxy.events().map(({ event }) => event)).not.toContain('self-probe-failed');
+}, 30_000);
 
 test('calls are logged by what they do: reading is quiet, failures are not', async () => {
   await using bench = await Bench.make();

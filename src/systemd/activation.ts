@@ -47,7 +47,7 @@ function isSocket(fd: number): boolean {
 function pathOf(fd: number): string | undefined {
   const inode = String(fstatSync(fd).ino);
   try {
-    for (const line of readFileSync('/proc/net/unix', 'utf8').split('\n')) {
+    for (const line of readFileSync('/proc/self/net/unix', 'utf8').split('\n')) {
       const [, found, path] = /^\S+ \S+ \S+ \S+ \S+ \S+ +(\d+) (\/.*)$/.exec(line) ?? [];
       if (found === inode) return path;
     }

@@ -80,3 +80,42 @@ describe("the source's agent is killed", () => {
     else expect(ended.failure?.reason).toBe('AGENT_UNAVAILABLE');
   });
 });
+
+describe("the target's agent is killed", () => {
+  test.each(BEFORE_COMMIT)('after "%s" and %i ms: the container goes on here', async (phase, delayMs) => {
+    const ended = await killAfter(phase, delayMs, 'b');
+    expect(ended.exitCode, ended.stderr).toBe(13);
+    expect(ended.failure).toMatchObject({ reason: 'PEER_LOST', message: expect.stringMatching(/peer/) });
+    expect(await settled()).toBe('a');
+  });
+
+  test.each([
+    ['restore', 0],
+    ['commit', 0],
+    ['commit', 20],
+    ['commit', 40],
+    ['commit', 60],
+    ['resume', 0],
+    ['resume', 60],
+  ])('after "%s" and %i ms: it goes on here or there, as the command says', async (phase, delayMs) => {
+    const ended = await killAfter(phase, delayMs, 'b');
+    expect(await settled()).toBe(ended.exitCode === 0 ? 'b' : 'a');
+    if (ended.exitCode !== 0) expect(ended.failure?.reason).toBe('PEER_LOST');
+  });
+});
+
+describe('both agents are killed', () => {
+  test.each([
+    ['freeze', 0],
+    ['send memory', 60],
+    ['restore', 0],
+    ['commit', 0],
+    ['commit', 30],
+    ['resume', 0],
+  ])('after "%s" and %i ms: it goes on here or there', async (phase, delayMs) => {
+    await killAfter(phase, delayMs, 'a', 'b');
+    const place = await settled();
+    if (phase === 'freeze' || phase === 'send memory') expect(place).toBe('a');
+    if (phase === 'resume') expect(place).toBe('b');
+  });
+});

@@ -1,7 +1,5 @@
 import { access, readdir, readFile, readlink, writeFile } from 'node:fs/promises';
-import { connect } from 'node:net';
 import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, credentials, type MethodDefinition } from '@grpc/grpc-js';
 import { execa } from 'execa';
@@ -18,6 +16,7 @@ import {
   RuntimeServiceService,
 } from '../../src/gen/cri.ts';
 import { LAB, type LabEnvironment, labDown, labEnv, labExec, labUp, type NodeEnvironment } from '../lab.ts';
+import { RedisConnection } from '../redis.ts';
 
 const NAME = 't-lab';
 const OTHER = 't-lab-other';
@@ -279,10 +278,9 @@ function call<Request, Response>(
 }
 
 async function pingRedis(address: string): Promise<string> {
-  const socket = connect({ host: address, port: 6379, timeout: 5000 });
-  socket.on('timeout', () => socket.destroy(new Error(`${address} does not answer`)));
-  socket.end('PING\r\n');
-  return (await text(socket)).trim();
+  // It may still be starting: RedisConnection tries again.
+  using redis = await RedisConnection.open(address);
+  return `+${await redis.send('PING')}`;
 }
 
 /** Whatever there is of a lab on the machine: in the process table, cgroups, interfaces, mounts and files. */
