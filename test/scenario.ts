@@ -61,6 +61,7 @@ export class RedisScenario {
   #digest = '';
   #counter: Counter | undefined;
   #connectedAt = 0;
+  #stoppedAt: number | undefined;
 
   private constructor(lab: LabEnvironment, node: NodeEnvironment, pod: Pod) {
     this.lab = lab;
@@ -125,15 +126,15 @@ export class RedisScenario {
     return move;
   }
 
-  /** The longest time that the client waited from the start of a move until the start of the next one, or until now. */
+  /** The longest time that the client waited from the start of a move until the start of the next one, or until its end. */
   gapOf(move: Move): Gap {
     const next = this.moves[this.moves.indexOf(move) + 1];
-    return longestGap(this.counter.answeredAt, move.startedAt, next?.startedAt);
+    return longestGap(this.counter.answeredAt, move.startedAt, next?.startedAt ?? this.#stoppedAt ?? performance.now());
   }
 
   /** The same for the time before the first move: what machine and network cost without any. */
   gapAtRest(): Gap {
-    return longestGap(this.counter.answeredAt, this.#connectedAt, this.moves[0]?.startedAt);
+    return longestGap(this.counter.answeredAt, this.#connectedAt, this.moves[0]?.startedAt ?? performance.now());
   }
 
   async #answered(): Promise<void> {
@@ -149,6 +150,7 @@ export class RedisScenario {
 
   /** Stops the client and compares the data. */
   async finish(): Promise<Outcome> {
+    this.#stoppedAt = performance.now();
     const report = await this.counter.stop();
     using redis = await RedisConnection.open(this.pod.address);
     return { ...report, digestBefore: this.#digest, digestAfter: await digest(redis) };
@@ -221,7 +223,7 @@ async function startOfMove(node: NodeEnvironment, container: string): Promise<nu
   return Date.parse(started.time) - (Date.now() - performance.now());
 }
 
-function longestGap(times: readonly number[], since: number, until = performance.now()): Gap {
+function longestGap(times: readonly number[], since: number, until: number): Gap {
   const inside = times.filter((time) => time >= since && time <= until);
   let gap: Gap = { startMs: 0, durationMs: 0 };
   let last = since;

@@ -1,7 +1,7 @@
+import type { Log } from '../log.ts';
 import type { Journal } from '../migrate/journal.ts';
 import type { Cri } from '../runtime/cri.ts';
 import type { AgentConfig } from './config.ts';
-import type { Log } from '../log.ts';
 
 /** What every verb of the agent works with. */
 export interface Node {

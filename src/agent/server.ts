@@ -8,6 +8,7 @@ import { restore } from '../checkpoint/restore.ts';
 import { makePrivateFolder } from '../durable.ts';
 import { GantryError, messageOf, REASONS } from '../errors.ts';
 import { type AgentServer, AgentService, Event, type Result } from '../gen/gantry/v1/agent.ts';
+import type { Log } from '../log.ts';
 import { Acceptor } from '../migrate/acceptor.ts';
 import { Journal } from '../migrate/journal.ts';
 import { recover } from '../migrate/recover.ts';
@@ -16,7 +17,6 @@ import { Cri } from '../runtime/cri.ts';
 import { listenForPeers } from '../transfer/peer.ts';
 import type { AgentConfig } from './config.ts';
 import { nodeInfo } from './info.ts';
-import type { Log } from '../log.ts';
 import type { Node } from './node.ts';
 import { Operation } from './operation.ts';
 

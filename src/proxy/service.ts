@@ -44,13 +44,13 @@ export async function runProxy(config: ProxyConfig, log: Log, signal: AbortSigna
   if (!signal.aborted) await notify('READY=1', `STATUS=Relaying ${listen} to ${config.upstream}`);
   const intervalMs = watchdogIntervalMs();
   if (intervalMs !== undefined) {
-    const probe = async (timeoutMs: number) => {
+    const probeSelf = async (timeoutMs: number) => {
       // A name that somebody has removed is systemd's to bring back; restarts would only break the connections there are.
       if (passed === undefined || (await exists(listen))) return relayAnswers(relay, timeoutMs);
       log.error('socket-missing', { listen, remedy: 'systemctl restart gantry-proxy.socket gantry-proxy.service' });
       return true;
     };
-    void feedWatchdog({ intervalMs, probe, notify, log, signal });
+    void feedWatchdog({ intervalMs, probe: probeSelf, notify, log, signal });
   }
   await relay.closed;
 }
