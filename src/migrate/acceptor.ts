@@ -21,6 +21,8 @@ export class Acceptor {
     answer: (line: { ok: true; outcome?: string }) => void,
   ): Promise<void> {
     const { operation } = purpose;
+    // It becomes part of file names.
+    if (!/^[0-9a-f]{16}$/.test(operation)) throw new GantryError('USAGE', `"${operation}" is no operation's ID`);
     switch (purpose.kind) {
       case 'session': {
         if (this.#incoming.has(operation)) throw new GantryError('BUSY', `operation ${operation} exists already`);

@@ -127,9 +127,9 @@ export class Served {
     await until('the connection answers', () => this.counter.answeredAt.length > before + 50, limitMs);
   }
 
-  /** Waits until it runs on this node alone. */
-  async arrives(node: string): Promise<void> {
-    await until(`${this.pod.name} runs on ${node}`, async () => (await this.places()).join() === node);
+  /** Waits until the CRI says that it runs on these nodes and no others. */
+  async arrives(...nodes: string[]): Promise<void> {
+    await until(`${this.pod.name} runs on ${nodes}`, async () => (await this.places()).join() === nodes.join());
   }
 
   /** Runs on these nodes (one, in every sane world), answers, and the connection has lost and repeated nothing. */

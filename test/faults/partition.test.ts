@@ -1,0 +1,123 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { expectReason, type Served, World } from './world.ts';
+
+/*
+ * The network between the nodes swallows everything between the agents. A side that hears nothing for six seconds knows
+ * that its peer is lost; what it may do then, it does alone.
+ */
+
+let world: World;
+let served: Served;
+
+beforeAll(async () => {
+  world = await World.up('t-partition');
+});
+afterAll(() => world?.down());
+
+beforeEach(async () => {
+  served = await world.serveRedis({ mebibytes: 96 });
+});
+afterEach(async () => {
+  await served?.counter.stop(0);
+  await world.removePods();
+});
+
+function migrate() {
+  return world.begin(world.a, 'migrate', served.pod.container, '--to', 'b');
+}
+
+describe('a cut before the commit', () => {
+  test.each([
+    ['placeholder', 0],
+    ['dump', 100],
+    ['send memory', 0],
+  ])('after "%s" and %i ms: the container goes on here while the network is still cut', async (phase, delayMs) => {
+    const command = migrate();
+    await command.reached(phase);
+    await sleep(delayMs);
+    {
+      await using _ = await world.cut();
+      const since = performance.now();
+      expectReason(await command.ended, 'PEER_LOST', /peer/);
+      expect(performance.now() - since).toBeLessThan(25_000);
+      await served.answers();
+      expect(await served.places()).toEqual(['a']);
+      // Each side has tidied up alone.
+      await world.expectNothingLeft();
+    }
+    await served.expectAlive('a');
+    await world.expectNothingLeft();
+  });
+
+  test('that is shorter than the limit is not noticed', async () => {
+    const command = migrate();
+    await command.reached('placeholder');
+    {
+      await using _ = await world.cut();
+      await sleep(1500);
+    }
+    const ended = await command.ended;
+    expect(ended.exitCode, ended.stderr).toBe(0);
+    await served.expectAlive('b');
+    await world.expectNothingLeft();
+  });
+});
+
+describe('a cut after the commit', () => {
+  /** Halts the target's agent between its word that all is ready and the commit. Returns what its journal knows. */
+  async function haltedAtCommit() {
+    const agent = await world.pidOf(world.b, 'agent');
+    const command = migrate();
+    await command.reached('restore');
+    process.kill(agent, 'SIGSTOP');
+    await command.reached('commit');
+    // The commit is on its way into the socket of an agent that does not read.
+    await sleep(200);
+    return { command, agent, known: await stateOnTarget() };
+  }
+
+  async function stateOnTarget(): Promise<string> {
+    const folder = world.path(world.b, '/var/lib/gantry/migrations');
+    const [name = ''] = await readdir(folder);
+    return (JSON.parse(await readFile(`${folder}/${name}`, 'utf8')) as { state: string }).state;
+  }
+
+  test('that the target has heard: it serves there, and the source goes when the network is back', async () => {
+    const { command, agent } = await haltedAtCommit();
+    {
+      await using _ = await world.cut();
+      process.kill(agent, 'SIGCONT');
+      // The source, frozen and shut, still has its container: only the target could say that it may go.
+      await served.arrives('a', 'b');
+      await served.answers();
+      await sleep(7000);
+      expect(await served.places()).toEqual(['a', 'b']);
+    }
+    const ended = await command.ended;
+    expect(ended.exitCode, ended.stderr).toBe(0);
+    await world.expectNothingLeft();
+    await served.expectAlive('b');
+  });
+
+  test('that the target has not heard: it stays frozen until the network is back, and then goes on here', async () => {
+    const { command, agent, known } = await haltedAtCommit();
+    // It takes the agent four milliseconds to commit, and this test two to notice: now and then the target was faster.
+    const wasHeard = known !== 'preparing';
+    {
+      await using _ = await world.cut();
+      process.kill(agent, 'SIGKILL');
+      await sleep(8000);
+      const answered = served.counter.answeredAt.length;
+      await sleep(500);
+      expect(served.counter.answeredAt.length === answered).toBe(!wasHeard);
+    }
+    const ended = await command.ended;
+    await world.expectNothingLeft();
+    if (!wasHeard) expectReason(ended, 'PEER_LOST');
+    const [place = ''] = await served.places();
+    expect(place).toBe(ended.exitCode === 0 ? 'b' : 'a');
+    await served.expectAlive(place);
+  });
+});
