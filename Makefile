@@ -8,7 +8,7 @@ sources := $(shell find src proto -name gen -prune -o -type f -print)
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 .PHONY: setup
 setup: ## install the Debian and npm packages the project needs (no-op when present)
@@ -45,6 +45,10 @@ test-unit: src/gen/.stamp ## only the tests that need neither root nor a lab
 .PHONY: test
 test: build lint root ## every test: unit, integration, faults, end to end
 	$(vitest)
+
+.PHONY: test-crashes
+test-crashes: build root ## kill the agents at every moment of a migration (4 minutes)
+	GANTRY_ALL_MOMENTS=1 $(vitest) --project faults test/faults/crashes.test.ts
 
 .PHONY: clean
 clean: ## undo everything: labs, cached roots, packages, what was built

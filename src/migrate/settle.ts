@@ -9,6 +9,7 @@ import type { ContainerDetail } from '../runtime/cri.ts';
 import { findProcesses } from '../runtime/processes.ts';
 import { connectPeer } from '../transfer/peer.ts';
 import type { SourceEntry } from './journal.ts';
+import { untilDone } from './retry.ts';
 
 /**
  * Brings a committed migration to its end on the source: removes the source once the target serves, thaws it once the
@@ -19,11 +20,11 @@ export async function settle(node: Node, entry: SourceEntry, known = ''): Promis
   for (let attempt = 0; ; attempt++) {
     const outcome = known || (await askOutcome(node, entry, attempt));
     if (outcome === 'serving') {
-      await removeSource(node, entry);
+      await untilDone(node, 'remove-source', () => removeSource(node, entry));
       return 'moved';
     }
     if (outcome === 'failed' || outcome === 'none') {
-      await thawSource(node, entry);
+      await untilDone(node, 'thaw-source', () => thawSource(node, entry));
       return 'thawed';
     }
     // "preparing" and "resuming" end soon; a peer that cannot be reached is asked ever more rarely.
@@ -40,7 +41,7 @@ export async function thawSource(node: Node, entry: SourceEntry): Promise<void> 
     await frozen[Symbol.asyncDispose]();
   }
   await node.journal.remove(entry);
-  if (entry.state === 'committed') await tellDone(node, entry);
+  if (entry.state === 'committed') await nowOrLater(node, `tell ${entry.peer}`, () => tellDone(node, entry));
   node.log.warn('rolled-back', { operation: entry.operation, container: entry.container, peer: entry.peer });
 }
 
@@ -66,8 +67,11 @@ async function removeSource(node: Node, entry: SourceEntry): Promise<void> {
     if (container.pid > 0) await (await FrozenContainer.find(container)).end();
   }
   await node.cri.removeSandbox(entry.sandbox);
-  await node.journal.remove(entry);
-  await tellDone(node, entry);
+  // The target forgets first: it does not ask, and an agent that is restarted here finds the entry and tells it.
+  await nowOrLater(node, `tell ${entry.peer}`, async () => {
+    await tellDone(node, entry);
+    await node.journal.remove(entry);
+  });
   node.log.info('migration-done', { operation: entry.operation, container: entry.container, peer: entry.peer });
 }
 
@@ -93,11 +97,16 @@ async function askOutcome(node: Node, { peer, operation }: SourceEntry, attempt:
 
 /** The target keeps its entry until it hears this; one that never does drops it after a day. */
 async function tellDone(node: Node, { peer, operation }: SourceEntry): Promise<void> {
+  const { socket } = await connectPeer(node.config, peer, { kind: 'done', operation });
+  socket.destroy();
+}
+
+/** Tries a step now, and goes on trying in the background when it fails: nobody waits for it. */
+async function nowOrLater(node: Node, what: string, step: () => Promise<void>): Promise<void> {
   try {
-    const { socket } = await connectPeer(node.config, peer, { kind: 'done', operation });
-    socket.destroy();
-  } catch (error) {
-    node.log.warn('peer-not-told', { operation, peer, why: messageOf(error) });
+    await step();
+  } catch {
+    untilDone(node, what, step).catch((error: unknown) => node.log.error('given-up', { what, why: messageOf(error) }));
   }
 }
 

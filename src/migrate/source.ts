@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { TLSSocket } from 'node:tls';
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import { FrozenContainer, networkOf } from '../checkpoint/freeze.ts';
@@ -173,7 +174,7 @@ class Outgoing {
       ]);
       operation.throwIfCancelled();
       await operation.phase('send memory', () =>
-        this.#sendStream('images', (socket) => sendFolder(socket, folder.images, operation.signal)),
+        this.#sendStream('images', (socket, signal) => sendFolder(socket, folder.images, signal)),
       );
       await operation.phase('restore', () => {
         this.#send({ restore: { tcpEstablished: true } });
@@ -229,21 +230,31 @@ class Outgoing {
   }
 
   async #finish(entry: SourceEntry): Promise<void> {
-    if (this.#node.journal.stateOf('source', entry.operation) === '') return;
+    if (this.isSettling) return;
     await settle(this.#node, entry, 'serving');
   }
 
   #sendFiles(layer: string): Promise<void> {
-    return this.#sendStream('files', (socket) => syncFiles(socket, layer, this.#operation.signal));
+    return this.#sendStream('files', (socket, signal) => syncFiles(socket, layer, signal));
   }
 
   /** Sends one stream of data; what the target says about a failure is better than the broken pipe seen here. */
-  async #sendStream(stream: 'files' | 'images', send: (socket: import('node:tls').TLSSocket) => Promise<number>) {
+  async #sendStream(
+    stream: 'files' | 'images',
+    send: (socket: TLSSocket, signal: AbortSignal) => Promise<number>,
+  ): Promise<void> {
     const operation = this.#operation;
-    const purpose = { kind: 'data' as const, operation: operation.id, stream };
-    const { socket } = await connectPeer(this.#node.config, this.#peer, purpose, operation.signal);
+    const socket = await this.#connectStream(stream);
+    const given = new AbortController();
     try {
-      const [sent, received] = await Promise.allSettled([send(socket), this.#expect('received')]);
+      // A sender whose network swallows everything would wait for as long as TCP tries: the session knows first.
+      const answer = this.#expect('received').catch((error: unknown) => {
+        given.abort();
+        socket.destroy();
+        throw error;
+      });
+      const signal = AbortSignal.any([operation.signal, given.signal]);
+      const [sent, received] = await Promise.allSettled([send(socket, signal), answer]);
       if (received.status === 'rejected') throw received.reason;
       if (sent.status === 'rejected') throw sent.reason;
       // tar takes a stream that ends early between two files for a whole one.
@@ -256,6 +267,17 @@ class Outgoing {
       operation.sent(sent.value);
     } finally {
       socket.destroy();
+    }
+  }
+
+  /** Errors: PEER_LOST, because the session was there before. */
+  async #connectStream(stream: 'files' | 'images'): Promise<TLSSocket> {
+    const purpose = { kind: 'data' as const, operation: this.#operation.id, stream };
+    try {
+      return (await connectPeer(this.#node.config, this.#peer, purpose, this.#operation.signal)).socket;
+    } catch (error) {
+      if (!(error instanceof GantryError && error.reason === 'PEER_UNREACHABLE')) throw error;
+      throw new GantryError('PEER_LOST', error.message, { cause: error });
     }
   }
 

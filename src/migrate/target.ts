@@ -30,6 +30,9 @@ export class Incoming {
   #entry: TargetEntry | undefined;
   #folder: ImageFolder | undefined;
   #layer = '';
+  /** Streams of data under way, and what ends them together with the rest. */
+  readonly #receiving = new Set<Promise<number>>();
+  readonly #over = new AbortController();
 
   constructor(node: Node, peer: string, operation: string, socket: TLSSocket) {
     this.#node = node;
@@ -61,19 +64,25 @@ export class Incoming {
 
   /** Receives one stream of data on a connection of its own. */
   async receive(stream: 'files' | 'images', socket: TLSSocket): Promise<void> {
+    const { signal } = this.#over;
+    const end = () => void socket.destroy();
+    signal.addEventListener('abort', end, { once: true });
     try {
       const folder = this.#folder;
-      if (folder === undefined || this.#layer === '')
-        throw new GantryError('USAGE', 'data before the placeholder was made');
-      const bytes =
+      if (folder === undefined || this.#layer === '' || signal.aborted)
+        throw new GantryError('USAGE', 'data before the placeholder was made, or after its end');
+      const receiving =
         stream === 'files'
-          ? await receiveFiles(socket, this.#layer, folder.path)
-          : await receiveFolder(socket, folder.images);
+          ? receiveFiles(socket, this.#layer, folder.path, signal)
+          : receiveFolder(socket, folder.images, signal);
+      this.#receiving.add(receiving);
+      const bytes = await receiving.finally(() => this.#receiving.delete(receiving));
       this.#send({ received: { stream, bytes: BigInt(bytes) } });
     } catch (error) {
       const { reason, message, hint } = GantryError.from(error);
       this.#send({ failed: { reason, message, hint } });
     } finally {
+      signal.removeEventListener('abort', end);
       socket.end();
     }
   }
@@ -157,6 +166,8 @@ export class Incoming {
   /** Says "failed" only when nothing is left that could run: the source thaws on that word. */
   async #rollBack(): Promise<void> {
     const entry = this.#entry;
+    this.#over.abort();
+    await Promise.allSettled(this.#receiving);
     await this.#folder?.[Symbol.asyncDispose]();
     if (entry === undefined) return;
     await untilDone(this.#node, 'remove-placeholder', () => removePlaceholder(this.#node, entry));

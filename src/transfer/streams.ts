@@ -12,7 +12,8 @@ import { GantryError } from '../errors.ts';
  * receiving side never takes a path from the sender: tar unpacks into one given folder, and rsync runs as a daemon
  * whose only module is the folder (chrooted there).
  *
- * What a transfer came to is what its program says: one whose connection breaks sees its input end and fails.
+ * What a transfer came to is what its program says: one whose connection breaks sees its input end and fails. A
+ * connection that is only silent does not break: the signal ends the program then.
  */
 
 /** Sends a folder as one tar stream and ends the sending half of the connection. Returns the bytes sent. */
@@ -28,11 +29,11 @@ export async function sendFolder(socket: TLSSocket, folder: string, signal?: Abo
 }
 
 /** Unpacks what {@link sendFolder} sends into `folder`. Returns the bytes received: the sender compares. */
-export async function receiveFolder(socket: TLSSocket, folder: string): Promise<number> {
+export async function receiveFolder(socket: TLSSocket, folder: string, signal?: AbortSignal): Promise<number> {
   await mkdir(folder, { mode: 0o700 });
-  const tar = start('tar', ['-C', folder, '--no-same-owner', '-xf', '-'], ['pipe', 'ignore', 'pipe']);
+  const tar = start('tar', ['-C', folder, '--no-same-owner', '-xf', '-'], ['pipe', 'ignore', 'pipe'], signal);
   const received = pump(socket, tar.stdio[0] as Writable);
-  await finished(tar, `receiving the checkpoint into ${folder}`);
+  await finished(tar, `receiving the checkpoint into ${folder}`, signal);
   return received.bytes;
 }
 
@@ -50,7 +51,12 @@ export async function syncFiles(socket: TLSSocket, folder: string, signal?: Abor
 }
 
 /** The receiving end of {@link syncFiles}. `folder` must exist; `work` is a private folder for rsync's configuration. */
-export async function receiveFiles(socket: TLSSocket, folder: string, work: string): Promise<number> {
+export async function receiveFiles(
+  socket: TLSSocket,
+  folder: string,
+  work: string,
+  signal?: AbortSignal,
+): Promise<number> {
   const configuration = join(work, 'rsyncd.conf');
   const options = [
     'uid = 0',
@@ -65,10 +71,10 @@ export async function receiveFiles(socket: TLSSocket, folder: string, work: stri
     `reverse lookup = no\nlog file = /dev/null\n[layer]\npath = ${folder}\n${options.join('\n')}\n`,
   );
   try {
-    const rsync = start('rsync', ['--server', '--daemon', `--config=${configuration}`, '.'], 'pipe');
+    const rsync = start('rsync', ['--server', '--daemon', `--config=${configuration}`, '.'], 'pipe', signal);
     const received = pump(socket, rsync.stdio[0] as Writable);
     pump(rsync.stdio[1] as Readable, socket);
-    await finished(rsync, `receiving the files into ${folder}`);
+    await finished(rsync, `receiving the files into ${folder}`, signal);
     return received.bytes;
   } finally {
     await rm(configuration, { force: true });
@@ -84,6 +90,7 @@ interface Program {
 function start(file: string, args: string[], stdio: StdioOptions, signal?: AbortSignal): Program {
   const child = spawn(file, args, { stdio });
   const kill = () => void child.kill();
+  if (signal?.aborted) kill();
   signal?.addEventListener('abort', kill, { once: true });
   let said = '';
   child.stderr?.on('data', (chunk: Buffer) => {
