@@ -124,7 +124,11 @@ export class Served {
   /** Waits until requests that are sent from now on are answered. */
   async answers(limitMs = LIMIT_MS): Promise<void> {
     const before = this.counter.answeredAt.length;
-    await until('the connection answers', () => this.counter.answeredAt.length > before + 50, limitMs);
+    try {
+      await until('the connection answers', () => this.counter.answeredAt.length > before + 50, limitMs);
+    } catch (error) {
+      throw new Error(JSON.stringify(await this.counter.stop(0)), { cause: error });
+    }
   }
 
   /** Waits until the CRI says that it runs on these nodes and no others. */
