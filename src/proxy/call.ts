@@ -15,6 +15,7 @@ import type { Upstream } from './upstream.ts';
  */
 export class Call implements SpliceObserver {
   readonly #splice: Splice;
+  readonly #path: string;
   readonly #upstream: Upstream;
   readonly #log: Log;
   readonly #observed: ObservedCall;
@@ -29,6 +30,7 @@ export class Call implements SpliceObserver {
   /** @param whenClosed is called when nothing of the call is left */
   constructor(
     down: Stream,
+    path: string,
     headers: Fields,
     endStream: boolean,
     upstream: Upstream,
@@ -36,6 +38,7 @@ export class Call implements SpliceObserver {
     observed: ObservedCall,
     whenClosed: (call: Call) => void,
   ) {
+    this.#path = path;
     this.#upstream = upstream;
     this.#log = log;
     this.#observed = observed;
@@ -125,7 +128,7 @@ export class Call implements SpliceObserver {
 
   #forward(connection: Connection): void {
     this.#connection = connection;
-    this.#splice.forward(connection);
+    this.#splice.forward(connection, this.#upstream.pathFor(this.#path));
   }
 
   #lost(code: StatusCode, message: string): Fields {

@@ -13,6 +13,7 @@ import { NOBODY, type Stream, type StreamHandler } from './h2/stream.ts';
 import { type Mode, NO_OBSERVER, type RelayObserver } from './observe.ts';
 import type { OwnMethods } from './own.ts';
 import { type Route, routeOf } from './routes.ts';
+import type { RuntimeApi } from './runtime-api.ts';
 import { serve } from './serve.ts';
 import { DOWNSTREAM_LIMITS } from './settings.ts';
 import { listenOn, listenOnPassed } from './socket.ts';
@@ -33,6 +34,8 @@ export interface RelayOptions {
   upstream: string;
   /** How long a call waits for a runtime that is not there before it is answered UNAVAILABLE. */
   upstreamWaitMs?: number;
+  /** Which version of the CRI the runtime speaks; `auto` asks it. */
+  runtimeApi?: 'auto' | RuntimeApi;
   /** How long calls in flight may go on after `close`. */
   drainTimeoutMs?: number;
   /** Closes the relay when it aborts. */
@@ -57,14 +60,17 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
   const listen = resolve(options.listen);
   const upstreamPath = resolve(options.upstream);
   const { upstreamWaitMs = DEFAULT_UPSTREAM_WAIT_MS, drainTimeoutMs = DEFAULT_DRAIN_TIMEOUT_MS, signal } = options;
-  const { observer = NO_OBSERVER, own } = options;
+  const { observer = NO_OBSERVER, own, runtimeApi = 'v1' } = options;
   const log = options.log ?? logToStderr();
   if (listen === upstreamPath) {
     throw new GantryError('USAGE', `the relay cannot listen on the runtime's own socket ${listen}`);
   }
   signal?.throwIfAborted();
 
-  const upstream = new Upstream(upstreamPath, log, undefined, () => observer.upstreamConnected());
+  const upstream = new Upstream(upstreamPath, log, undefined, {
+    onConnected: () => observer.upstreamConnected(),
+    runtimeApi,
+  });
   const calls = new Set<Call>();
   const accepted = new Set<Accepted>();
   const refuse = refuser(log);
@@ -84,7 +90,7 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
         void serve(down, endStream, route.method, stopping.signal).then((end) => observed.ended(end.code, end.message));
         return down.handler;
       case 'relay': {
-        const call = new Call(down, headers, endStream, upstream, log, observed, forget);
+        const call = new Call(down, path, headers, endStream, upstream, log, observed, forget);
         calls.add(call);
         return call.start(upstreamWaitMs);
       }

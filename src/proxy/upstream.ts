@@ -4,10 +4,14 @@ import { errnoOf, messageOf } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { connected } from './h2/connect.ts';
 import type { Connection } from './h2/connection.ts';
+import type { Field } from './h2/fields.ts';
 import { ErrorCode } from './h2/frames.ts';
+import { askRuntimeApi, type RuntimeApi, v1alpha2Path } from './runtime-api.ts';
 import { UPSTREAM_LIMITS } from './settings.ts';
 
 const POLL_MS = 50;
+// How long calls wait for the runtime to say which version it speaks. One that hangs is none of the relay's to answer for.
+const ASK_MS = 500;
 // Stream IDs are odd 31-bit numbers and never reused: a connection takes no more after a billion calls, some years at
 // kubelet's pace. It is replaced long before.
 const CALLS_PER_SESSION = 2 ** 29;
@@ -26,22 +30,38 @@ type State =
   | { kind: 'connecting'; session: Promise<Connection | undefined> }
   | { kind: 'open'; session: Connection; calls: number };
 
+export interface UpstreamOptions {
+  onConnected?: () => void;
+  /** Which version of the CRI the runtime speaks; `auto` asks it whenever there is a new connection. */
+  runtimeApi?: 'auto' | RuntimeApi;
+}
+
 export class Upstream {
   readonly path: string;
   readonly #log: Log;
   readonly #callsPerSession: number;
   readonly #onConnected: () => void;
+  readonly #asks: boolean;
+  #api: RuntimeApi;
   readonly #sessions = new Set<Connection>();
   #state: State = { kind: 'absent' };
   #waiting = 0;
   #closed = false;
   #absentSince: number | undefined;
 
-  constructor(path: string, log: Log, callsPerSession = CALLS_PER_SESSION, onConnected: () => void = () => undefined) {
-    this.#onConnected = onConnected;
+  constructor(path: string, log: Log, callsPerSession = CALLS_PER_SESSION, options: UpstreamOptions = {}) {
+    const { onConnected = () => undefined, runtimeApi = 'v1' } = options;
     this.path = path;
     this.#log = log;
     this.#callsPerSession = callsPerSession;
+    this.#onConnected = onConnected;
+    this.#asks = runtimeApi === 'auto';
+    this.#api = runtimeApi === 'auto' ? 'v1' : runtimeApi;
+  }
+
+  /** What a call's path is at the runtime, if it is another one there. */
+  pathFor(path: string): Field | undefined {
+    return this.#api === 'v1' ? undefined : v1alpha2Path(path);
   }
 
   /** A session for one call, now or not at all: the path that nearly every call takes. */
@@ -85,8 +105,10 @@ export class Upstream {
     do {
       try {
         const session = await this.#dial();
-        if (!this.#closed) return this.#open(session);
-        session.destroy();
+        if (this.#asks) await Promise.race([this.#ask(session), delay(ASK_MS, undefined, { ref: false })]);
+        if (this.#closed) session.destroy();
+        else if (session.usable) return this.#open(session);
+        else await delay(POLL_MS);
       } catch (error) {
         this.#reportAbsent(error);
         await delay(POLL_MS);
@@ -107,11 +129,19 @@ export class Upstream {
       },
       UPSTREAM_LIMITS,
     );
+    this.#sessions.add(session);
     return session;
   }
 
+  /** An answer that comes late still counts. */
+  async #ask(session: Connection): Promise<void> {
+    const api = await askRuntimeApi(session);
+    if (api === undefined || api === this.#api) return;
+    this.#api = api;
+    this.#log.info('runtime-api', { upstream: this.path, version: api });
+  }
+
   #open(session: Connection): Connection {
-    this.#sessions.add(session);
     this.#state = { kind: 'open', session, calls: 0 };
     this.#onConnected();
     if (this.#absentSince !== undefined) {
