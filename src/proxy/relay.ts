@@ -1,21 +1,23 @@
-import { constants, createServer, type ServerHttp2Stream } from 'node:http2';
-import type { Socket } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { resolve } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { GantryError, messageOf } from '../errors.ts';
 import { type Log, logToStderr } from '../log.ts';
 import { Call } from './call.ts';
 import { DEFAULT_DRAIN_TIMEOUT_MS, DEFAULT_UPSTREAM_WAIT_MS } from './defaults.ts';
-import { drain } from './drain.ts';
-import { requestHeaders } from './headers.ts';
+import { type Accepted, drain } from './drain.ts';
+import { Connection } from './h2/connection.ts';
+import { type Fields, fieldValue } from './h2/fields.ts';
+import { ErrorCode } from './h2/frames.ts';
+import { NOBODY, type Stream, type StreamHandler } from './h2/stream.ts';
 import { type Mode, NO_OBSERVER, type RelayObserver } from './observe.ts';
 import type { OwnMethods } from './own.ts';
 import { type Route, routeOf } from './routes.ts';
+import type { RuntimeApi } from './runtime-api.ts';
 import { serve } from './serve.ts';
-import { CONNECTION_WINDOW_BYTES, DOWNSTREAM_OPTIONS } from './settings.ts';
+import { DOWNSTREAM_LIMITS } from './settings.ts';
 import { listenOn, listenOnPassed } from './socket.ts';
 import { trailersOnly } from './status.ts';
-import { stopRequest } from './stop.ts';
 import { Upstream } from './upstream.ts';
 
 const MODES = { relay: 'piped', serve: 'served', refuse: 'refused' } as const satisfies Record<Route['kind'], Mode>;
@@ -32,6 +34,8 @@ export interface RelayOptions {
   upstream: string;
   /** How long a call waits for a runtime that is not there before it is answered UNAVAILABLE. */
   upstreamWaitMs?: number;
+  /** Which version of the CRI the runtime speaks; `auto` asks it. */
+  runtimeApi?: 'auto' | RuntimeApi;
   /** How long calls in flight may go on after `close`. */
   drainTimeoutMs?: number;
   /** Closes the relay when it aborts. */
@@ -56,53 +60,59 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
   const listen = resolve(options.listen);
   const upstreamPath = resolve(options.upstream);
   const { upstreamWaitMs = DEFAULT_UPSTREAM_WAIT_MS, drainTimeoutMs = DEFAULT_DRAIN_TIMEOUT_MS, signal } = options;
-  const { observer = NO_OBSERVER, own } = options;
+  const { observer = NO_OBSERVER, own, runtimeApi = 'v1' } = options;
   const log = options.log ?? logToStderr();
   if (listen === upstreamPath) {
     throw new GantryError('USAGE', `the relay cannot listen on the runtime's own socket ${listen}`);
   }
   signal?.throwIfAborted();
 
-  const upstream = new Upstream(upstreamPath, log, undefined, () => observer.upstreamConnected());
+  const upstream = new Upstream(upstreamPath, log, undefined, {
+    onConnected: () => observer.upstreamConnected(),
+    runtimeApi,
+  });
   const calls = new Set<Call>();
-  const sockets = new Set<Socket>();
+  const accepted = new Set<Accepted>();
   const refuse = refuser(log);
   const stopping = new AbortController();
-  const server = createServer(DOWNSTREAM_OPTIONS);
-  server.on('connection', (socket: Socket) => {
-    sockets.add(socket);
-    observer.connectionOpened();
-    socket.on('close', () => {
-      sockets.delete(socket);
-      observer.connectionClosed();
-    });
-  });
-  server.on('sessionError', () => undefined); // a client that breaks its own connection; its calls are cancelled by that
-  server.on('session', (session) => {
-    session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
-    session.on('stream', (down, headers, flags, raw) => {
-      // A stream's errors are the client's resets; what they mean for the call follows from its 'close'.
-      down.on('error', () => undefined);
-      try {
-        const path = headers[':path'] ?? '';
-        const route = routeOf(path, own);
-        const observed = observer.callStarted(path, MODES[route.kind]);
-        if (route.kind === 'refuse') {
-          refuse(down, path, route.message);
-          return observed.ended(status.UNIMPLEMENTED, route.message);
-        }
-        if (route.kind === 'serve') {
-          void serve(down, route.method, stopping.signal).then(({ code, message }) => observed.ended(code, message));
-          return;
-        }
-        const call = new Call(down, upstream, log, observed, (flags & constants.NGHTTP2_FLAG_END_STREAM) !== 0);
+  const forget = (call: Call): void => void calls.delete(call);
+
+  const onStream = (down: Stream, headers: Fields, endStream: boolean): StreamHandler => {
+    const path = fieldValue(headers, ':path') ?? '';
+    const route = routeOf(path, own);
+    const observed = observer.callStarted(path, MODES[route.kind]);
+    switch (route.kind) {
+      case 'refuse':
+        refuse(down, path, route.message);
+        observed.ended(status.UNIMPLEMENTED, route.message);
+        return NOBODY;
+      case 'serve':
+        void serve(down, endStream, route.method, stopping.signal).then((end) => observed.ended(end.code, end.message));
+        return down.handler;
+      case 'relay': {
+        const call = new Call(down, path, headers, endStream, upstream, log, observed, forget);
         calls.add(call);
-        down.on('close', () => calls.delete(call));
-        void call.start(requestHeaders(raw, headers), upstreamWaitMs);
-      } catch (error) {
-        log.error('internal-error', { reason: messageOf(error) });
-        down.destroy();
+        return call.start(upstreamWaitMs);
       }
+    }
+  };
+  const server = createServer((socket: Socket) => {
+    observer.connectionOpened();
+    const connection = new Connection(
+      'server',
+      socket,
+      {
+        onStream,
+        onClose: () => undefined, // its calls have been told
+        onInternalError: (error) => log.error('internal-error', { reason: messageOf(error) }),
+      },
+      DOWNSTREAM_LIMITS,
+    );
+    const entry: Accepted = { socket, connection };
+    accepted.add(entry);
+    socket.on('close', () => {
+      accepted.delete(entry);
+      observer.connectionClosed();
     });
   });
 
@@ -125,7 +135,7 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
       log.error('internal-error', { reason: `${listen} could not be removed: ${messageOf(error)}` });
     }
     stopping.abort();
-    const callsCut = await drain(server, calls, sockets, drainTimeoutMs);
+    const callsCut = await drain(server, calls, accepted, drainTimeoutMs);
     upstream.close();
     log.info('stopped', { listen, callsCut });
     markClosed();
@@ -136,12 +146,11 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
 }
 
 /** Answers calls that are not the CRI's, and reports each path once. */
-function refuser(log: Log): (down: ServerHttp2Stream, path: string, message: string) => void {
+function refuser(log: Log): (down: Stream, path: string, message: string) => void {
   const reported = new Set<string>();
   return (down, path, message) => {
-    if (down.destroyed || down.closed) return;
-    down.respond(trailersOnly(status.UNIMPLEMENTED, message), { endStream: true });
-    stopRequest(down);
+    down.sendHeaders(trailersOnly(status.UNIMPLEMENTED, message), true);
+    down.resetWhenSent(ErrorCode.NO_ERROR);
     if (reported.has(path) || reported.size >= REPORTED_PATHS) return;
     reported.add(path);
     log.warn('path-refused', { path });

@@ -35,6 +35,7 @@ export async function runProxy(config: ProxyConfig, log: Log, signal: AbortSigna
     upstream: config.upstream,
     upstreamWaitMs: config.upstreamWaitMs,
     drainTimeoutMs: config.drainTimeoutMs,
+    runtimeApi: config.runtimeApi,
     log,
     observer: new Recorder(sinks),
     own,

@@ -1,5 +1,6 @@
-import { constants } from 'node:http2';
 import { status } from '@grpc/grpc-js';
+import { type Fields, field } from './h2/fields.ts';
+import { ErrorCode } from './h2/frames.ts';
 
 export type StatusCode = (typeof status)[keyof typeof status] & number;
 
@@ -11,9 +12,17 @@ export function statusTrailers(code: StatusCode, message: string): Record<string
   return { 'grpc-status': String(code), 'grpc-message': encodeMessage(message) };
 }
 
+/** The same as header fields. */
+export function statusFields(code: StatusCode, message: string): Fields {
+  return Object.entries(statusTrailers(code, message)).map(([name, value]) => field(name, value));
+}
+
+/** What every answer of the relay's own begins with. */
+export const ANSWER_HEADERS: Fields = [field(':status', '200'), field('content-type', 'application/grpc')];
+
 /** A whole answer in one header block ("trailers-only" in the gRPC over HTTP/2 specification). */
-export function trailersOnly(code: StatusCode, message: string): Record<string, string> {
-  return { ':status': '200', 'content-type': 'application/grpc', ...statusTrailers(code, message) };
+export function trailersOnly(code: StatusCode, message: string): Fields {
+  return [...ANSWER_HEADERS, ...statusFields(code, message)];
 }
 
 // grpc-message is percent-encoded UTF-8; only printable ASCII other than "%" stands for itself.
@@ -26,14 +35,9 @@ function encodeMessage(message: string): string {
 }
 
 /** The number in a `grpc-status`; UNKNOWN when there is none, as gRPC says. */
-export function codeOf(value: string | readonly string[] | undefined): number {
-  const code = Number(textOf(value) ?? Number.NaN);
+export function codeOf(value: string | undefined): number {
+  const code = Number(value ?? Number.NaN);
   return Number.isInteger(code) ? code : status.UNKNOWN;
-}
-
-/** The first of a header's values. */
-export function textOf(value: string | readonly string[] | undefined): string | undefined {
-  return typeof value === 'object' ? value[0] : value;
 }
 
 /** The message of a `grpc-message`, or the text itself when it is not percent-encoded. */
@@ -48,13 +52,13 @@ export function decodeMessage(text: string): string {
 /** What a gRPC client makes of a stream that was reset ("HTTP2 Transport Mapping" of the gRPC specification). */
 export function statusOfReset(code: number | undefined): StatusCode {
   switch (code) {
-    case constants.NGHTTP2_REFUSED_STREAM:
+    case ErrorCode.REFUSED_STREAM:
       return status.UNAVAILABLE;
-    case constants.NGHTTP2_CANCEL:
+    case ErrorCode.CANCEL:
       return status.CANCELLED;
-    case constants.NGHTTP2_ENHANCE_YOUR_CALM:
+    case ErrorCode.ENHANCE_YOUR_CALM:
       return status.RESOURCE_EXHAUSTED;
-    case constants.NGHTTP2_INADEQUATE_SECURITY:
+    case ErrorCode.INADEQUATE_SECURITY:
       return status.PERMISSION_DENIED;
     default:
       return status.INTERNAL;

@@ -1,18 +1,23 @@
 import { once } from 'node:events';
-import { type ClientHttp2Session, connect as connectHttp2 } from 'node:http2';
-import { connect as connectSocket, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { errnoOf, messageOf } from '../errors.ts';
 import type { Log } from '../log.ts';
-import { CONNECTION_WINDOW_BYTES, UPSTREAM_OPTIONS } from './settings.ts';
+import { connected } from './h2/connect.ts';
+import type { Connection } from './h2/connection.ts';
+import type { Field } from './h2/fields.ts';
+import { ErrorCode } from './h2/frames.ts';
+import { askRuntimeApi, type RuntimeApi, v1alpha2Path } from './runtime-api.ts';
+import { UPSTREAM_LIMITS } from './settings.ts';
 
 const POLL_MS = 50;
-// Stream IDs are odd 31-bit numbers and never reused: a session ends by itself after a billion calls, some years at
+// How long calls wait for the runtime to say which version it speaks. One that hangs is none of the relay's to answer for.
+const ASK_MS = 500;
+// Stream IDs are odd 31-bit numbers and never reused: a connection takes no more after a billion calls, some years at
 // kubelet's pace. It is replaced long before.
 const CALLS_PER_SESSION = 2 ** 29;
 
 /**
- * The one HTTP/2 session with the runtime, shared by all downstream connections.
+ * The one connection with the runtime, shared by all downstream connections.
  *
  *   absent ── a call waits ──▶ connecting ── connected ──▶ open ── closed, GOAWAY, used up ──▶ absent
  *                 ◀── nobody waits any more ──┘
@@ -22,32 +27,48 @@ const CALLS_PER_SESSION = 2 ** 29;
  */
 type State =
   | { kind: 'absent' }
-  | { kind: 'connecting'; session: Promise<ClientHttp2Session | undefined> }
-  | { kind: 'open'; session: ClientHttp2Session; calls: number };
+  | { kind: 'connecting'; session: Promise<Connection | undefined> }
+  | { kind: 'open'; session: Connection; calls: number };
+
+export interface UpstreamOptions {
+  onConnected?: () => void;
+  /** Which version of the CRI the runtime speaks; `auto` asks it whenever there is a new connection. */
+  runtimeApi?: 'auto' | RuntimeApi;
+}
 
 export class Upstream {
   readonly path: string;
   readonly #log: Log;
   readonly #callsPerSession: number;
   readonly #onConnected: () => void;
-  readonly #sessions = new Set<ClientHttp2Session>();
+  readonly #asks: boolean;
+  #api: RuntimeApi;
+  readonly #sessions = new Set<Connection>();
   #state: State = { kind: 'absent' };
   #waiting = 0;
   #closed = false;
   #absentSince: number | undefined;
 
-  constructor(path: string, log: Log, callsPerSession = CALLS_PER_SESSION, onConnected: () => void = () => undefined) {
-    this.#onConnected = onConnected;
+  constructor(path: string, log: Log, callsPerSession = CALLS_PER_SESSION, options: UpstreamOptions = {}) {
+    const { onConnected = () => undefined, runtimeApi = 'v1' } = options;
     this.path = path;
     this.#log = log;
     this.#callsPerSession = callsPerSession;
+    this.#onConnected = onConnected;
+    this.#asks = runtimeApi === 'auto';
+    this.#api = runtimeApi === 'auto' ? 'v1' : runtimeApi;
+  }
+
+  /** What a call's path is at the runtime, if it is another one there. */
+  pathFor(path: string): Field | undefined {
+    return this.#api === 'v1' ? undefined : v1alpha2Path(path);
   }
 
   /** A session for one call, now or not at all: the path that nearly every call takes. */
-  openSession(): ClientHttp2Session | undefined {
+  openSession(): Connection | undefined {
     if (this.#state.kind !== 'open') return undefined;
     const { session, calls } = this.#state;
-    if (session.closed || session.destroyed) return undefined;
+    if (!session.usable) return undefined;
     if (calls >= this.#callsPerSession) {
       this.#state = { kind: 'absent' };
       session.close();
@@ -58,7 +79,7 @@ export class Upstream {
   }
 
   /** Waits until the runtime is there, or `signal` aborts; resolves with undefined then. */
-  async waitForSession(signal: AbortSignal): Promise<ClientHttp2Session | undefined> {
+  async waitForSession(signal: AbortSignal): Promise<Connection | undefined> {
     const aborted = once(signal, 'abort').catch(() => undefined);
     this.#waiting += 1;
     try {
@@ -80,12 +101,14 @@ export class Upstream {
     for (const session of this.#sessions) session.destroy();
   }
 
-  async #connect(): Promise<ClientHttp2Session | undefined> {
+  async #connect(): Promise<Connection | undefined> {
     do {
       try {
-        const socket = await connectedSocket(this.path);
-        if (!this.#closed) return this.#open(socket);
-        socket.destroy();
+        const session = await this.#dial();
+        if (this.#asks) await Promise.race([this.#ask(session), delay(ASK_MS, undefined, { ref: false })]);
+        if (this.#closed) session.destroy();
+        else if (session.usable) return this.#open(session);
+        else await delay(POLL_MS);
       } catch (error) {
         this.#reportAbsent(error);
         await delay(POLL_MS);
@@ -95,18 +118,30 @@ export class Upstream {
     return undefined;
   }
 
-  #open(socket: Socket): ClientHttp2Session {
-    // The socket tells first, the session when it has cleaned up: no call is sent in between.
-    socket.on('error', (error) => this.#lose(session, messageOf(error)));
-    socket.on('end', () => this.#lose(session, 'it closed the connection'));
-    socket.on('close', () => this.#lose(session, 'it closed the connection'));
-    const session = connectHttp2('http://localhost', { ...UPSTREAM_OPTIONS, createConnection: () => socket });
-    session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
-    session.on('error', (error) => this.#lose(session, messageOf(error)));
-    // With code 0 Node lets the calls in flight finish, with any other it destroys the session.
-    session.on('goaway', (code) => this.#lose(session, `it sent GOAWAY ${code}`));
-    session.on('close', () => this.#sessions.delete(session));
+  async #dial(): Promise<Connection> {
+    let session: Connection | undefined;
+    session = await connected(
+      this.path,
+      {
+        onGoaway: (code) => session && this.#onGoaway(session, code),
+        onClose: ({ message }) => session && this.#onClose(session, message),
+        onInternalError: (error) => this.#log.error('internal-error', { reason: messageOf(error) }),
+      },
+      UPSTREAM_LIMITS,
+    );
     this.#sessions.add(session);
+    return session;
+  }
+
+  /** An answer that comes late still counts. */
+  async #ask(session: Connection): Promise<void> {
+    const api = await askRuntimeApi(session);
+    if (api === undefined || api === this.#api) return;
+    this.#api = api;
+    this.#log.info('runtime-api', { upstream: this.path, version: api });
+  }
+
+  #open(session: Connection): Connection {
     this.#state = { kind: 'open', session, calls: 0 };
     this.#onConnected();
     if (this.#absentSince !== undefined) {
@@ -119,8 +154,19 @@ export class Upstream {
     return session;
   }
 
+  // With code 0 the calls in flight finish; with any other, what becomes of them is not to be relied on.
+  #onGoaway(session: Connection, code: number): void {
+    this.#lose(session, `it sent GOAWAY ${code}`);
+    if (code !== ErrorCode.NO_ERROR) session.destroy();
+  }
+
+  #onClose(session: Connection, reason: string): void {
+    this.#sessions.delete(session);
+    this.#lose(session, reason);
+  }
+
   /** No new calls for this session. */
-  #lose(session: ClientHttp2Session, reason: string): void {
+  #lose(session: Connection, reason: string): void {
     if (this.#state.kind !== 'open' || this.#state.session !== session) return;
     this.#state = { kind: 'absent' };
     this.#absentSince = performance.now();
@@ -132,16 +178,5 @@ export class Upstream {
     if (this.#absentSince !== undefined) return;
     this.#absentSince = performance.now();
     this.#log.warn('upstream-absent', { upstream: this.path, reason: errnoOf(error) ?? messageOf(error) });
-  }
-}
-
-async function connectedSocket(path: string): Promise<Socket> {
-  const socket = connectSocket(path);
-  try {
-    await once(socket, 'connect');
-    return socket;
-  } catch (error) {
-    socket.destroy();
-    throw error;
   }
 }

@@ -1,6 +1,6 @@
 /**
- * What a relay costs: calls straight to a trivial upstream, through a plain splice of the two sockets, through the relay
- * on node:http2 and through the one of src/proxy/h2, each in a process of its own, all in one run, in turns.
+ * What a relay costs: calls straight to a trivial upstream, through a plain splice of the two sockets, through the bare
+ * engine of src/proxy/h2 and through the whole relay on it, each in a process of its own, all in one run, in turns.
  *
  *   node_modules/.bin/node test/bench/relay-spike.ts [--calls 2000] [--seconds 3] [--only engine] [--json]
  */
@@ -24,7 +24,7 @@ const PATHS = { small: '/runtime.v1.RuntimeService/Version', large: '/runtime.v1
 type Reply = keyof typeof PATHS;
 const REPLY_BYTES: Record<Reply, number> = { small: 60, large: 244_000 };
 const IN_FLIGHT = 16;
-const WAYS = ['direct', 'splice', 'http2', 'engine'] as const;
+const WAYS = ['direct', 'splice', 'engine', 'relay'] as const;
 type Way = (typeof WAYS)[number];
 
 // ---- the processes
@@ -57,10 +57,14 @@ function serveSplice(path: string, upstreamPath: string): void {
   server.listen(path, answerUsage);
 }
 
-async function serveHttp2(path: string, upstreamPath: string): Promise<void> {
+async function serveWholeRelay(path: string, upstreamPath: string): Promise<void> {
   const { serveRelay } = await import('../../src/proxy/relay.ts');
   const { silentLog } = await import('../../src/log.ts');
-  await serveRelay({ listen: path, upstream: upstreamPath, log: silentLog });
+  const { CallLog } = await import('../../src/proxy/call-log.ts');
+  const { RelayMetrics } = await import('../../src/proxy/metrics.ts');
+  const { Recorder } = await import('../../src/proxy/recorder.ts');
+  const observer = new Recorder([new CallLog(silentLog), new RelayMetrics()]);
+  await serveRelay({ listen: path, upstream: upstreamPath, log: silentLog, observer });
   answerUsage();
 }
 
@@ -135,7 +139,10 @@ async function measure(): Promise<void> {
     const relays = new Map<Way, ChildProcess>();
     for (const way of ways) {
       if (way === 'direct') continue;
-      const prof = way === 'engine' && values.prof !== undefined ? ['--cpu-prof', `--cpu-prof-dir=${values.prof}`] : [];
+      const prof =
+        way === (values.only ?? 'relay') && values.prof !== undefined
+          ? ['--cpu-prof', `--cpu-prof-dir=${values.prof}`]
+          : [];
       const args = [...values['node-args'].split(' ').filter(Boolean), ...prof];
       const child = await start(program, `serve-${way}`, path(way), path('direct'), args);
       children.push(child);
@@ -344,6 +351,6 @@ function print(figures: ReadonlyMap<Way, Figures>): void {
 const [role, listen = '', upstream = ''] = process.argv.slice(2);
 if (role === 'serve-upstream') serveUpstream(listen);
 else if (role === 'serve-splice') serveSplice(listen, upstream);
-else if (role === 'serve-http2') await serveHttp2(listen, upstream);
+else if (role === 'serve-relay') await serveWholeRelay(listen, upstream);
 else if (role === 'serve-engine') await serveEngine(listen, upstream);
 else await measure();

@@ -1,4 +1,5 @@
-import { connect as connectSocket } from 'node:net';
+import { once } from 'node:events';
+import { connect as connectSocket, type Socket } from 'node:net';
 import { ChunkPool } from './chunks.ts';
 import { Connection, type ConnectionHandler } from './connection.ts';
 import type { ConnectionLimits } from './options.ts';
@@ -8,6 +9,25 @@ import type { ConnectionLimits } from './options.ts';
  * streams end as `unprocessed` or `connection`.
  */
 export function connect(path: string, handler: ConnectionHandler, limits: Partial<ConnectionLimits> = {}): Connection {
+  return dial(path, handler, limits).connection;
+}
+
+/** The same, when somebody has been found to be there; rejects with the socket's error otherwise. */
+export async function connected(
+  path: string,
+  handler: ConnectionHandler,
+  limits: Partial<ConnectionLimits> = {},
+): Promise<Connection> {
+  const { connection, socket } = dial(path, handler, limits);
+  await once(socket, 'connect');
+  return connection;
+}
+
+function dial(
+  path: string,
+  handler: ConnectionHandler,
+  limits: Partial<ConnectionLimits>,
+): { connection: Connection; socket: Socket } {
   const pool = new ChunkPool();
   const socket = connectSocket({
     path,
@@ -21,5 +41,5 @@ export function connect(path: string, handler: ConnectionHandler, limits: Partia
   });
   const connection = new Connection('client', socket, handler, limits);
   socket.resume(); // for 'end'; the data does not come that way
-  return connection;
+  return { connection, socket };
 }

@@ -28,7 +28,7 @@ import { HpackDecoder, NO_TABLE } from './hpack.ts';
 import { CLIENT_LIMITS, type ConnectionLimits, SERVER_LIMITS } from './options.ts';
 import { Output } from './output.ts';
 import { FrameReader, type FrameSink } from './reader.ts';
-import { type ResetCause, Stream, type StreamHandler, type StreamHost } from './stream.ts';
+import { NOBODY, type ResetCause, Stream, type StreamHandler, type StreamHost } from './stream.ts';
 import { isRequest, isTrailers, statusOf } from './validity.ts';
 
 /** Why a connection ended. `us`: the peer broke the protocol or went beyond a limit; `code` and `message` say how. */
@@ -722,15 +722,6 @@ export class Connection implements StreamHost, FrameSink {
     this.#handler.onClose(reason);
   }
 }
-
-const NOBODY: StreamHandler = {
-  onHeaders: () => undefined,
-  onData: () => undefined,
-  onTrailers: () => undefined,
-  onReset: () => undefined,
-  onTaken: () => undefined,
-  onWritable: () => undefined,
-};
 
 /** What is wrong with a header block on a stream that is open already (RFC 9113 8.1). */
 function faultOf(stream: Stream, fields: Fields | undefined, endStream: boolean): number | undefined {

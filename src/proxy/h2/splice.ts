@@ -34,7 +34,9 @@ export type CallEnd =
   /** Answered with a status of the relay's own (`fail`, or what `onLoss` returned). */
   | { kind: 'failed' }
   | { kind: 'lost'; loss: Loss }
-  | { kind: 'cancelled'; code: number; cause: ResetCause };
+  | { kind: 'cancelled'; code: number; cause: ResetCause }
+  /** A handler threw, and the call was reset for it. */
+  | { kind: 'crashed' };
 
 export interface SpliceObserver {
   /**
@@ -45,22 +47,24 @@ export interface SpliceObserver {
   onProgress?(splice: Splice, progress: Progress): void;
   /** Once, when the call is decided. `progress` is how far it had come before. */
   onEnd?(splice: Splice, end: CallEnd, progress: Progress): void;
+  /** Once, after `onEnd`: the client's stream is over, because everything has been sent or because it was reset. */
+  onClosed?(splice: Splice): void;
 }
 
 // kubelet sends the socket's path, percent-encoded, as authority; HTTP/2 servers other than grpc-go reject it.
 const AUTHORITY = new Field(':authority', 'localhost');
 const TRAILERS_ONLY: Fields = [new Field(':status', '200'), new Field('content-type', 'application/grpc')];
 
-/** The request as it goes upstream: another authority, all else as it came. */
-export function forwardedRequest(headers: Fields): Fields {
+/** The request as it goes upstream: another authority, another path if need be, all else as it came. */
+export function forwardedRequest(headers: Fields, path?: Field): Fields {
   const forwarded: Field[] = [];
   let authority = false;
   for (const one of headers) {
-    if (one.name !== ':authority') forwarded.push(one);
-    else {
+    if (one.name === ':authority') {
       forwarded.push(AUTHORITY);
       authority = true;
-    }
+    } else if (path !== undefined && one.name === ':path') forwarded.push(path);
+    else forwarded.push(one);
   }
   if (!authority) forwarded.unshift(AUTHORITY);
   return forwarded;
@@ -72,6 +76,9 @@ export function forwardedRequest(headers: Fields): Fields {
  */
 export class Splice implements StreamHandler {
   readonly down: Stream;
+  /** What has come of the messages, in either direction. */
+  bytesUp = 0;
+  bytesDown = 0;
   readonly #observer: SpliceObserver;
   readonly #headers: Fields;
   readonly #upHandler: StreamHandler;
@@ -81,15 +88,17 @@ export class Splice implements StreamHandler {
   #requestEnded: boolean;
   #requestTrailers: Fields | undefined;
   #needsStatus = false;
+  #last: Fields | undefined;
   #ended = false;
 
-  /** Made in a server connection's `onStream`, which returns it as the stream's handler. */
+  /** Made in a server connection's `onStream`, which returns it; it is the stream's handler from here on. */
   constructor(down: Stream, headers: Fields, endStream: boolean, observer: SpliceObserver) {
     this.down = down;
     this.#headers = headers;
     this.#requestEnded = endStream;
     this.#observer = observer;
     this.#upHandler = new UpHandler(this);
+    down.handler = this;
   }
 
   get progress(): Progress {
@@ -100,15 +109,24 @@ export class Splice implements StreamHandler {
     return this.#headers;
   }
 
-  /** Sends the request, now that there is a connection; what has come of its body follows. */
-  forward(connection: Connection): void {
+  /** The header block that ended the runtime's answer: its trailers, or all of it. */
+  get last(): Fields | undefined {
+    return this.#last;
+  }
+
+  /**
+   * Sends the request, now that there is a connection; what has come of its body follows.
+   *
+   * @param path takes the place of the request's own
+   */
+  forward(connection: Connection, path?: Field): void {
     if (this.#progress !== 'waiting' || this.down.closed) return;
     const up = connection.open(this.#upHandler);
     this.#up = up;
     this.#advance('forwarded');
     const early = this.#early;
     const bodyFollows = !this.#requestEnded || early !== undefined || this.#requestTrailers !== undefined;
-    up.sendHeaders(forwardedRequest(this.#headers), !bodyFollows);
+    up.sendHeaders(forwardedRequest(this.#headers, path), !bodyFollows);
     if (!bodyFollows) return;
     this.#early = undefined;
     while (early !== undefined && early.bytes > 0) {
@@ -133,6 +151,7 @@ export class Splice implements StreamHandler {
   }
 
   onData(view: Buffer, endStream: boolean, headroom: boolean): void {
+    this.bytesUp += view.length;
     if (endStream) this.#requestEnded = true;
     if (this.#up !== undefined) {
       // After an answer nobody takes the rest of the request; nor is it credited, and the client is told to stop.
@@ -154,8 +173,13 @@ export class Splice implements StreamHandler {
     this.#early = undefined;
     const progress = this.#progress;
     this.#progress = 'broken';
-    this.#up?.reset(cause === 'peer' || cause === 'unprocessed' ? code : ErrorCode.CANCEL);
     this.#end({ kind: 'cancelled', code, cause }, progress);
+    this.#up?.reset(cause === 'peer' || cause === 'unprocessed' ? code : ErrorCode.CANCEL);
+  }
+
+  onClosed(): void {
+    if (!this.#ended) this.#crash();
+    this.#observer.onClosed?.(this);
   }
 
   /** Of the answer, so many bytes are on their way to the client. */
@@ -186,6 +210,7 @@ export class Splice implements StreamHandler {
   /** @internal */
   upData(view: Buffer, endStream: boolean, headroom: boolean): void {
     if (this.#progress !== 'answering') return;
+    this.bytesDown += view.length;
     if (!endStream) {
       this.down.sendData(view, false, headroom);
     } else if (this.#needsStatus) {
@@ -214,6 +239,13 @@ export class Splice implements StreamHandler {
     else this.#lose(code === ErrorCode.NO_ERROR ? { kind: 'no-status' } : { kind: 'reset', code });
   }
 
+  /** @internal */
+  upClosed(): void {
+    if (this.#ended) return;
+    this.#crash();
+    this.down.reset(ErrorCode.INTERNAL_ERROR);
+  }
+
   /** @internal Of the request, so many bytes are on their way to the runtime. */
   upTaken(bytes: number): void {
     this.down.consumed(bytes);
@@ -221,9 +253,10 @@ export class Splice implements StreamHandler {
 
   #finishAnswer(last: Fields | undefined, send: () => void): void {
     const progress = this.#progress;
+    this.#last = last;
     this.#advance('answered');
-    send();
     this.#end({ kind: 'answered', status: last && fieldValue(last, 'grpc-status') }, progress);
+    send();
   }
 
   #lose(loss: Loss): void {
@@ -237,10 +270,10 @@ export class Splice implements StreamHandler {
     }
     const progress = this.#progress;
     this.#progress = 'broken';
+    this.#end({ kind: 'lost', loss }, progress);
     this.#up?.reset(ErrorCode.CANCEL);
     const code = 'code' in loss ? loss.code : loss.kind === 'unprocessed' ? ErrorCode.REFUSED_STREAM : ErrorCode.CANCEL;
     this.down.reset(code);
-    this.#end({ kind: 'lost', loss }, progress);
   }
 
   /** A status of the relay's own: trailers if there have been headers, and all in one block otherwise. */
@@ -249,10 +282,20 @@ export class Splice implements StreamHandler {
     this.#early?.clear();
     this.#early = undefined;
     this.#advance('answered');
+    this.#end(end, progress);
     if (progress === 'answering') this.down.sendTrailers(status);
     else this.down.sendHeaders([...TRAILERS_ONLY, ...status], true);
     if (!this.down.closed) this.down.resetWhenSent(ErrorCode.NO_ERROR);
-    this.#end(end, progress);
+  }
+
+  /** One side was reset because a handler threw; so is the other. */
+  #crash(): void {
+    const progress = this.#progress;
+    this.#early?.clear();
+    this.#early = undefined;
+    this.#progress = 'broken';
+    this.#end({ kind: 'crashed' }, progress);
+    this.#up?.reset(ErrorCode.CANCEL);
   }
 
   #advance(progress: Progress): void {
@@ -297,6 +340,10 @@ class UpHandler implements StreamHandler {
 
   onWritable(): void {
     // Nothing is held back: credit does it.
+  }
+
+  onClosed(): void {
+    this.#splice.upClosed();
   }
 }
 

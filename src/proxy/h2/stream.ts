@@ -13,7 +13,7 @@ import { ViewQueue } from './queue.ts';
  */
 export type ResetCause = 'peer' | 'protocol' | 'unprocessed' | 'connection';
 
-/** What happens on a stream. Nothing is called after `onReset`, nor after both sides have ended. */
+/** What happens on a stream. After `onReset`, and when both sides have ended, only `onClosed` is called. */
 export interface StreamHandler {
   /** The response of a client's stream; also interim ones (1xx), which are followed by another. */
   onHeaders(headers: Fields, endStream: boolean): void;
@@ -30,6 +30,8 @@ export interface StreamHandler {
   onTaken(bytes: number): void;
   /** The queue was not empty, and is now. */
   onWritable(): void;
+  /** Both sides have ended, or it was reset, by whomever. The last call there is. */
+  onClosed?(): void;
 }
 
 /** What a stream needs of its connection. */
@@ -137,11 +139,12 @@ export class Stream {
     }
   }
 
-  /** Ends both directions at once; what is queued is dropped. The handler is not called for it. */
+  /** Ends both directions at once; what is queued is dropped. Of it the handler is told by `onClosed` alone. */
   reset(code: number): void {
     if (this.closed) return;
     if (this.id !== 0) this.#host.output.number32(FrameType.RST_STREAM, this.id, code);
     this.#close();
+    this.handler.onClosed?.();
   }
 
   /**
@@ -232,6 +235,7 @@ export class Stream {
     if (this.closed) return;
     this.#close();
     this.handler.onReset(code, cause);
+    this.handler.onClosed?.();
   }
 
   #enqueue(view: Buffer, endStream: boolean, headroom: boolean): void {
@@ -277,6 +281,7 @@ export class Stream {
   #finish(): void {
     this.closed = true;
     this.#host.release(this);
+    this.handler.onClosed?.();
   }
 
   #close(): void {
@@ -295,3 +300,13 @@ export class Stream {
 
 const EMPTY = Buffer.alloc(0);
 const REFUSED_STREAM = 7;
+
+/** For a stream of which nobody wants to hear. */
+export const NOBODY: StreamHandler = {
+  onHeaders: () => undefined,
+  onData: () => undefined,
+  onTrailers: () => undefined,
+  onReset: () => undefined,
+  onTaken: () => undefined,
+  onWritable: () => undefined,
+};

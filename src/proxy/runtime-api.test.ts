@@ -1,0 +1,102 @@
+import type { ServerHttp2Stream } from 'node:http2';
+import { setTimeout as delay } from 'node:timers/promises';
+import { expect, test } from 'vitest';
+import { Bench, message } from './relay.fixture.ts';
+
+const UNIMPLEMENTED = '12';
+const VERSION = 'RuntimeService/Version';
+
+/** A runtime that has the given services, and a record of what it was asked. */
+async function runtime(bench: Bench, has: string): Promise<string[]> {
+  const seen: string[] = [];
+  await bench.rawServer((stream, headers) => {
+    const path = headers[':path'] ?? '';
+    seen.push(path);
+    answer(stream, path.startsWith(has) && !path.endsWith('CheckpointContainer'));
+  });
+  return seen;
+}
+
+function answer(stream: ServerHttp2Stream, known: boolean): void {
+  const head = { ':status': 200, 'content-type': 'application/grpc' };
+  if (!known) {
+    stream.respond({ ...head, 'grpc-status': UNIMPLEMENTED }, { endStream: true });
+    return;
+  }
+  stream.respond(head, { waitForTrailers: true });
+  stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }));
+  stream.end(message('x'));
+}
+
+test('a runtime that has only v1alpha2 is asked for that, and what it lacks is UNIMPLEMENTED', async () => {
+  await using bench = await Bench.make();
+  const seen = await runtime(bench, '/runtime.v1alpha2.');
+  await bench.relay({ runtimeApi: 'auto' });
+  const client = bench.rawClient();
+  const answers = await Promise.all([
+    client.call('/runtime.v1.RuntimeService/ListContainers'),
+    client.call('/runtime.v1.ImageService/ListImages'),
+  ]);
+  expect(answers.map(({ trailers }) => trailers?.['grpc-status'])).toEqual(['0', '0']);
+  const lacking = await client.call('/runtime.v1.RuntimeService/CheckpointContainer');
+  expect(lacking.headers?.['grpc-status']).toBe(UNIMPLEMENTED);
+  expect(seen).toEqual([
+    `/runtime.v1.${VERSION}`,
+    `/runtime.v1alpha2.${VERSION}`,
+    '/runtime.v1alpha2.RuntimeService/ListContainers',
+    '/runtime.v1alpha2.ImageService/ListImages',
+    '/runtime.v1alpha2.RuntimeService/CheckpointContainer',
+  ]);
+  expect(bench.events).toContainEqual(expect.objectContaining({ event: 'runtime-api', version: 'v1alpha2' }));
+});
+
+test('a runtime that has v1 is asked once per connection, and its calls are left as they are', async () => {
+  await using bench = await Bench.make();
+  const seen = await runtime(bench, '/runtime.v1.');
+  await bench.relay({ runtimeApi: 'auto' });
+  const client = bench.rawClient();
+  for (let i = 0; i < 3; i += 1) await client.call('/runtime.v1.RuntimeService/Status');
+  expect(seen).toEqual([`/runtime.v1.${VERSION}`, ...Array(3).fill('/runtime.v1.RuntimeService/Status')]);
+});
+
+test('a runtime that has neither says so itself, of v1', async () => {
+  await using bench = await Bench.make();
+  const seen = await runtime(bench, '/nothing');
+  await bench.relay({ runtimeApi: 'auto' });
+  const { headers } = await bench.rawClient().call('/runtime.v1.RuntimeService/Status');
+  expect(headers?.['grpc-status']).toBe(UNIMPLEMENTED);
+  expect(seen.at(-1)).toBe('/runtime.v1.RuntimeService/Status');
+});
+
+test.each(['v1', 'v1alpha2'] as const)('a runtime that is said to have %s is not asked', async (version) => {
+  await using bench = await Bench.make();
+  const seen = await runtime(bench, '/');
+  await bench.relay({ runtimeApi: version });
+  await bench.rawClient().call('/runtime.v1.RuntimeService/Status');
+  expect(seen).toEqual([`/runtime.${version}.RuntimeService/Status`]);
+});
+
+test('v1alpha2 is not to be reached by its own name, whatever the runtime speaks', async () => {
+  await using bench = await Bench.make();
+  const seen = await runtime(bench, '/runtime.v1alpha2.');
+  await bench.relay({ runtimeApi: 'v1alpha2' });
+  const { headers } = await bench.rawClient().call(`/runtime.v1alpha2.${VERSION}`);
+  expect([headers?.['grpc-status'], seen]).toEqual([UNIMPLEMENTED, []]);
+});
+
+test('a runtime that does not say in time is taken for what it was, until it does', async () => {
+  await using bench = await Bench.make();
+  const seen: string[] = [];
+  await bench.rawServer(async (stream, headers) => {
+    const path = headers[':path'] ?? '';
+    seen.push(path);
+    if (path.endsWith('/Version')) await delay(400); // both are asked
+    answer(stream, path.startsWith('/runtime.v1alpha2.'));
+  });
+  await bench.relay({ runtimeApi: 'auto' });
+  const client = bench.rawClient();
+  expect((await client.call('/runtime.v1.RuntimeService/Status')).headers?.['grpc-status']).toBe(UNIMPLEMENTED);
+  await delay(500);
+  expect((await client.call('/runtime.v1.RuntimeService/Status')).trailers?.['grpc-status']).toBe('0');
+  expect(seen.slice(-2)).toEqual(['/runtime.v1.RuntimeService/Status', '/runtime.v1alpha2.RuntimeService/Status']);
+});
