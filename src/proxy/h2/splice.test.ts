@@ -31,6 +31,7 @@ function relay(
   const ends: { end: CallEnd; progress: Progress }[] = [];
   const losses: Loss[] = [];
   const splices: Splice[] = [];
+  const closed: number[] = [];
   const observer: SpliceObserver = {
     onLoss: (_splice, _progress, loss) => {
       losses.push(loss);
@@ -38,6 +39,7 @@ function relay(
     },
     onProgress: (_splice, progress) => seen.push(progress),
     onEnd: (_splice, end, progress) => ends.push({ end, progress }),
+    onClosed: ({ down }) => closed.push(down.id),
   };
   const handler: Partial<ConnectionHandler> = {
     onStream: (stream, headers, endStream) => {
@@ -54,7 +56,7 @@ function relay(
       await up.peer.ping();
     }
   };
-  return { client: down.peer, server: up.peer, up, down, seen, ends, losses, splices, settle, handler };
+  return { client: down.peer, server: up.peer, up, down, seen, ends, losses, splices, closed, settle, handler };
 }
 
 const block = (peer: RawPeer, streamId: number, nth = 0) => {
@@ -293,4 +295,57 @@ test('a server of another kind, without gRPC, may end with its data', async () =
   await settle();
   expect(client.dataBytes(1)).toBe(10);
   expect(ends).toMatchObject([{ end: { kind: 'answered', status: undefined } }]);
+});
+
+describe('a handler that throws ends its call on both sides', () => {
+  const broken = () => {
+    throw new Error('a bug');
+  };
+
+  test('on the side of the client', async () => {
+    const { client, server, settle, splices, ends } = relay();
+    client.send(headersFrame(1));
+    await settle();
+    Object.assign(splices[0] ?? {}, { onData: broken });
+    client.send(dataFrame(1, 10));
+    await settle();
+    expect(codeOf(await client.reset(1))).toBe(ErrorCode.INTERNAL_ERROR);
+    expect(codeOf(await server.reset(1))).toBe(ErrorCode.CANCEL);
+    expect(ends.map(({ end }) => end.kind)).toEqual(['crashed']);
+  });
+
+  test('on the side of the runtime', async () => {
+    const { client, server, settle, splices, ends } = relay();
+    client.send(headersFrame(1));
+    await settle();
+    Object.assign(splices[0] ?? {}, { upHeaders: broken });
+    server.send(headersFrame(1, OK));
+    await settle();
+    expect(codeOf(await server.reset(1))).toBe(ErrorCode.INTERNAL_ERROR);
+    expect(codeOf(await client.reset(1))).toBe(ErrorCode.INTERNAL_ERROR);
+    expect(ends.map(({ end }) => end.kind)).toEqual(['crashed']);
+  });
+});
+
+test('the call is over when the client has all of it, and not before', async () => {
+  const { client, server, settle, ends, closed } = relay();
+  client.send(headersFrame(1, REQUEST, END_STREAM), headersFrame(3, REQUEST, END_STREAM));
+  await settle();
+  server.send(headersFrame(1, OK));
+  for (let sent = 0; sent < 98_304; sent += 16_384) server.send(dataFrame(1, 16_384));
+  server.send(headersFrame(1, STATUS, END_STREAM), headersFrame(3, [...OK, ...STATUS], END_STREAM));
+  await settle();
+  expect([ends.length, closed]).toEqual([2, [3]]);
+  client.send(windowUpdate(0, 1_000_000), windowUpdate(1, 1_000_000));
+  await settle();
+  expect(closed).toEqual([3, 1]);
+});
+
+test('what has crossed is counted, and what ended the answer is there', async () => {
+  const { client, server, settle, splices } = relay();
+  client.send(headersFrame(1), dataFrame(1, 10), dataFrame(1, 5, END_STREAM));
+  await settle();
+  server.send(headersFrame(1, OK), dataFrame(1, 100), headersFrame(1, STATUS, END_STREAM));
+  await settle();
+  expect(splices[0]).toMatchObject({ bytesUp: 15, bytesDown: 100, last: STATUS.map(({ name }) => ({ name })) });
 });
