@@ -50,6 +50,10 @@ test: build lint root ## every test: unit, integration, faults, end to end
 test-crashes: build root ## kill the agents at every moment of a migration (4 minutes)
 	GANTRY_ALL_MOMENTS=1 $(vitest) --project faults test/faults/crashes.test.ts
 
+.PHONY: bench-relay
+bench-relay: src/gen/.stamp ## the relay beside the direct socket, a plain splice and node:http2 (2 minutes)
+	$(node) test/bench/relay-spike.ts
+
 .PHONY: clean
 clean: ## undo everything: labs, cached roots, packages, what was built
 	-[ ! -x $(node) ] || hack/lab down --all
