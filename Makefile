@@ -47,11 +47,11 @@ test: build lint root ## every test: unit, integration, faults, end to end
 	$(vitest)
 
 .PHONY: test-crashes
-test-crashes: build root ## kill the agents at every moment of a migration (4 minutes)
-	GANTRY_ALL_MOMENTS=1 $(vitest) --project faults test/faults/crashes.test.ts
+test-crashes: build root ## kill agents and containerd at every moment of a migration (5 minutes)
+	GANTRY_ALL_MOMENTS=1 $(vitest) --project faults test/faults/source-crashes.test.ts test/faults/target-crashes.test.ts test/faults/runtime-crashes.test.ts
 
 .PHONY: bench-relay
-bench-relay: src/gen/.stamp ## the relay beside the direct socket, a plain splice and node:http2 (2 minutes)
+bench-relay: src/gen/.stamp ## the relay beside the direct socket and a plain splice (a minute)
 	$(node) test/bench/relay-spike.ts
 
 .PHONY: clean

@@ -76,7 +76,7 @@ export class FrozenContainer {
     const [outcome] = opened;
     if (outcome?.status === 'rejected' && (await exists(this.#netns))) {
       throw new GantryError('INTERNAL', `the pod's network could not be opened again: ${outcome.reason}`, {
-        hint: `nsenter --net=${this.#netns} nft delete table netdev gantry_shield`,
+        hint: `for family in netdev inet; do nsenter --net=${this.#netns} nft delete table $family gantry_shield; done`,
       });
     }
   }

@@ -1,6 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { RedisConnection, type Reply } from '../redis.ts';
 import { expectReason, type Served, World } from './world.ts';
 
 /*
@@ -47,6 +48,29 @@ describe('a cut before the commit', () => {
       // Each side has tidied up alone.
       await world.expectNothingLeft();
     }
+    await served.expectAlive('a');
+    await world.expectNothingLeft();
+  });
+
+  test('breaks none of many connections that wait for an answer', async () => {
+    // Each has asked for something at the moment of the freeze: what the kernel then cannot send, it tries again and
+    // again, and after some tries it may give the connection up.
+    const clients = await Promise.all(Array.from({ length: 64 }, () => RedisConnection.open(served.pod.address)));
+    const answers: Promise<Reply>[] = [];
+    const asking = setInterval(() => {
+      for (const client of clients) answers.push(client.send('PING').catch((error: unknown) => String(error)));
+    }, 2);
+    const command = migrate();
+    await command.reached('send memory');
+    {
+      await using _ = await world.cut();
+      expectReason(await command.ended, 'PEER_LOST');
+    }
+    await served.answers();
+    clearInterval(asking);
+    const all = await Promise.all(answers);
+    expect(all.filter((answer) => answer !== 'PONG')).toEqual([]);
+    for (const client of clients) client.close();
     await served.expectAlive('a');
     await world.expectNothingLeft();
   });

@@ -360,6 +360,29 @@ export class World {
     };
   }
 
+  /** After a crash: one live copy, somewhere, with its connection, and nothing else anywhere. Returns where. */
+  async settled(served: Served): Promise<string> {
+    for (const node of this.nodes)
+      for (const service of ['containerd', 'agent'] as const) await this.ready(node, service);
+    await this.expectNothingLeft();
+    const places = await served.places();
+    expect(places).toHaveLength(1);
+    await served.expectAlive(...places);
+    // Nothing woke up meanwhile.
+    await this.expectNothingLeft(1000);
+    return places.join();
+  }
+
+  /** Kills services at one moment of a migration from a to b: as soon as a phase is over, plus a delay. */
+  async killAfter(served: Served, phase: string, delayMs: number, ...services: (readonly ['a' | 'b', Service])[]) {
+    const pids = await Promise.all(services.map(([name, service]) => this.pidOf(this[name], service)));
+    const command = this.begin(this.a, 'migrate', served.pod.container, '--to', 'b');
+    await command.reached(phase);
+    await sleep(delayMs);
+    for (const pid of pids) process.kill(pid, 'SIGKILL');
+    return command.ended;
+  }
+
   /** Waits until neither node has anything that an operation made and that nobody needs any more. */
   async expectNothingLeft(limitMs = LIMIT_MS): Promise<void> {
     let left: string[] = [];
@@ -444,6 +467,34 @@ export class World {
     return strays;
   }
 }
+
+/** A phase that has ended, and milliseconds into the next. */
+export type Moment = [phase: string, delayMs: number];
+
+/** Each moment takes some seconds: `make test` takes the few that matter most, `make test-crashes` all of them. */
+export function moments(all: Moment[], few: Moment[]): Moment[] {
+  return process.env.GANTRY_ALL_MOMENTS === '1' ? all : few;
+}
+
+/** Moments at which nothing is committed yet. */
+const BEFORE: Moment[] = [
+  ['connect', 0],
+  ['connect', 80],
+  ['placeholder', 0],
+  ['placeholder', 30],
+  ['sync files', 0],
+  ['freeze', 0],
+  ['freeze', 50],
+  ['dump', 0],
+  ['dump', 80],
+  ['send memory', 0],
+  ['send memory', 60],
+];
+export const BEFORE_COMMIT = moments(BEFORE, [
+  ['placeholder', 30],
+  ['dump', 0],
+  ['send memory', 60],
+]);
 
 /** A command ended with this reason and its own exit code, and its message says these things. */
 export function expectReason(ended: Ended, reason: Reason, ...says: (string | RegExp)[]): void {
