@@ -1,7 +1,7 @@
 import { kill } from 'node:process';
 import type { Node } from '../agent/node.ts';
 import { exists } from '../durable.ts';
-import { GantryError } from '../errors.ts';
+import { errnoOf, GantryError } from '../errors.ts';
 import type { SourceEntry } from '../migrate/journal.ts';
 import { open, shut } from '../network/shield.ts';
 import { type Freezer, freeze, freezerOf, processesOf, refreeze, thaw } from '../runtime/cgroup.ts';
@@ -25,6 +25,7 @@ export class FrozenContainer {
   /** Shuts first: a request that is answered after the freeze has begun would be lost. The journal knows before. */
   static async freeze(node: Node, container: ContainerDetail, entry: SourceEntry): Promise<FrozenContainer> {
     const frozen = await FrozenContainer.find(container);
+    if (frozen === undefined) throw new GantryError('NOT_RUNNING', `container ${container.name} has just ended`);
     await node.journal.write(entry);
     frozen.#forget = () => node.journal.remove(entry);
     try {
@@ -37,9 +38,15 @@ export class FrozenContainer {
     }
   }
 
-  /** The handle of a container that an agent of before may have frozen. */
-  static async find(container: ContainerDetail): Promise<FrozenContainer> {
-    return new FrozenContainer(await freezerOf(container.pid), networkOf(container.sandbox.pid));
+  /**
+   * The handle of a container that an agent of before may have frozen; undefined once its processes have ended. The
+   * runtime tells their PID for longer, and another process may have it by then: only the container's own group counts.
+   */
+  static async find(container: ContainerDetail): Promise<FrozenContainer | undefined> {
+    if (!(await exists(`/proc/${container.pid}/cgroup`))) return undefined;
+    const freezer = await freezerOf(container.pid);
+    if (!freezer.file.includes(container.id)) return undefined;
+    return new FrozenContainer(freezer, networkOf(container.sandbox.pid));
   }
 
   /** CRIU thaws the group once it has seized the tasks; after a dump, this says that they are frozen again. */
@@ -54,11 +61,8 @@ export class FrozenContainer {
   /** Ends every process without letting one run again: on cgroup v1 a frozen task dies only when thawed. */
   async end(): Promise<void> {
     this.#ended = true;
-    for (const pid of await this.processes()) signalQuietly(pid);
-    await thaw(this.#freezer).catch((error: unknown) => {
-      // The group may be gone with its last process.
-      if ((error as { code?: string }).code !== 'ENOENT') throw error;
-    });
+    for (const pid of await this.processes().catch(whenGone([]))) signalQuietly(pid);
+    await thaw(this.#freezer).catch(whenGone(undefined));
   }
 
   /** Leaves it frozen and shut: whether it may run again is for others to say. */
@@ -71,7 +75,7 @@ export class FrozenContainer {
     if (this.#ended) return;
     this.#ended = true;
     const opened = await Promise.allSettled([open(this.#netns)]);
-    await thaw(this.#freezer);
+    await thaw(this.#freezer).catch(whenGone(undefined));
     await this.#forget();
     const [outcome] = opened;
     if (outcome?.status === 'rejected' && (await exists(this.#netns))) {
@@ -85,6 +89,14 @@ export class FrozenContainer {
 /** The pod's network namespace, by its pause process. */
 export function networkOf(pausePid: number): string {
   return `/proc/${pausePid}/ns/net`;
+}
+
+/** The group is gone with its last process. */
+function whenGone<T>(instead: T): (error: unknown) => T {
+  return (error) => {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENODEV') return instead;
+    throw error;
+  };
 }
 
 function signalQuietly(pid: number): void {

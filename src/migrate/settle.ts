@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
 import { FrozenContainer, networkOf } from '../checkpoint/freeze.ts';
+import { exists } from '../durable.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { addressesOf } from '../network/address.ts';
 import { keepReserved } from '../network/ipam.ts';
@@ -35,10 +36,13 @@ export async function settle(node: Node, entry: SourceEntry, known = ''): Promis
 /** Lets a frozen source go on: the rollback, also of an agent that died before its commit. */
 export async function thawSource(node: Node, entry: SourceEntry): Promise<void> {
   const container = await describe(node, entry);
-  if (container !== undefined && container.pid > 0) {
+  if (container !== undefined) {
     await waitForDump(container.id);
     const frozen = await FrozenContainer.find(container);
-    await frozen[Symbol.asyncDispose]();
+    await frozen?.[Symbol.asyncDispose]();
+    // One that has ended has left its pod shut.
+    const netns = networkOf(container.sandbox.pid);
+    if (frozen === undefined && (await exists(netns))) await open(netns);
   }
   await node.journal.remove(entry);
   if (entry.state === 'committed') await nowOrLater(node, `tell ${entry.peer}`, () => tellDone(node, entry));
@@ -49,7 +53,7 @@ export async function thawSource(node: Node, entry: SourceEntry): Promise<void> 
 export async function endDumped(node: Node, entry: SourceEntry): Promise<void> {
   const container = await describe(node, entry);
   if (container !== undefined) {
-    if (container.pid > 0) await (await FrozenContainer.find(container)).end();
+    await (await FrozenContainer.find(container))?.end();
     await node.cri.stopContainer(container.id, 0);
     // Other containers of the sandbox go on.
     if (container.sandbox.pid > 0) await open(networkOf(container.sandbox.pid));
@@ -64,7 +68,7 @@ async function removeSource(node: Node, entry: SourceEntry): Promise<void> {
       const addresses = await addressesOf(networkOf(container.sandbox.pid)).catch(() => []);
       await keepReserved(node.config.ipamDir, addresses, entry.operation);
     }
-    if (container.pid > 0) await (await FrozenContainer.find(container)).end();
+    await (await FrozenContainer.find(container))?.end();
   }
   await node.cri.removeSandbox(entry.sandbox);
   // The target forgets first: it does not ask, and an agent that is restarted here finds the entry and tells it.

@@ -11,18 +11,11 @@ export const RUNC_ROOT = `/run/containerd/runc/${NAMESPACE}`;
  * started. Errors: UNSUPPORTED, for a snapshotter that makes no overlay.
  */
 export async function writableLayer(socket: string, snapshotter: string, key: string): Promise<string> {
-  const text = await run('ctr', [
-    '-a',
-    socket,
-    '-n',
-    NAMESPACE,
-    'snapshots',
-    '--snapshotter',
-    snapshotter,
-    'mounts',
-    '/x',
-    key,
-  ]);
+  const text = await run(
+    'ctr',
+    ['-a', socket, '-n', NAMESPACE, 'snapshots', '--snapshotter', snapshotter, 'mounts', '/x', key],
+    { reason: 'RUNTIME_UNAVAILABLE' },
+  );
   const upper = parseUpperFolder(text);
   if (upper === undefined) {
     throw new GantryError(

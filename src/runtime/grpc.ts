@@ -69,12 +69,13 @@ export function isServiceError(error: unknown): error is ServiceError {
   return error instanceof Error && typeof (error as { code?: unknown }).code === 'number' && 'details' in error;
 }
 
-/** A runtime's error as a GantryError that names what was being done; UNAVAILABLE and NOT_FOUND keep their meaning. */
+/** A runtime's error as a GantryError that names what was being done; UNAVAILABLE and NOT_FOUND keep their meaning, and silence means the first. */
 export function fromRuntime(error: unknown, doing: string): GantryError {
   if (!isServiceError(error)) return GantryError.from(error);
   const text = `${doing}: ${error.details}`;
   switch (error.code) {
     case status.UNAVAILABLE:
+    case status.DEADLINE_EXCEEDED:
       return new GantryError('RUNTIME_UNAVAILABLE', text, {
         cause: error,
         hint: 'is containerd running on this node?',

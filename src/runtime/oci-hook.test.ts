@@ -133,6 +133,16 @@ describe('with a ticket', () => {
     expect((await hook([...create, ID])).args).toEqual([...create, ID]);
   });
 
+  it('takes the newest ticket when something is left of an older one', async () => {
+    await issueTicket(['--old']);
+    await hook([...create, ID], { code: 1 });
+    await issueTicket(['--new']);
+    const { args } = await hook([...create, ID]);
+    expect(args).toContain('--new');
+    expect(args).not.toContain('--old');
+    expect(existsSync(spent(ID))).toBe(false);
+  });
+
   it('has nothing left to do at the start that follows, and starts for real at the next one', async () => {
     await issueTicket();
     await hook([...create, ID]);

@@ -2,11 +2,13 @@ import { mkdtempDisposable, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { parseConfig } from '../../src/agent/config.ts';
 import { makeAuthority, makeNodeCertificate } from '../../src/agent/pki.ts';
 import type { Reason } from '../../src/errors.ts';
 import { ContainerState, ImageServiceService, NamespaceMode, RemoveImageRequest } from '../../src/gen/cri.ts';
 import { Cri } from '../../src/runtime/cri.ts';
 import { connectSocket, unary } from '../../src/runtime/grpc.ts';
+import { connectPeer } from '../../src/transfer/peer.ts';
 import type { NodeEnvironment } from '../lab.ts';
 import { addContainer, type Pod } from '../pods.ts';
 import { Command, type ContainerPlan, expectReason, type Served, until, World } from './world.ts';
@@ -183,6 +185,32 @@ describe('certificates', () => {
   });
 });
 
+test('a peer cannot name a path as its operation', async () => {
+  const pki = world.path(world.a, '/etc/gantry/pki');
+  const config = parseConfig(
+    JSON.stringify({
+      node: 'a',
+      peerListen: '127.0.0.1:0',
+      peers: { b: `${world.b.address}:7440` },
+      tls: { ca: `${pki}/ca.crt`, cert: `${pki}/node.crt`, key: `${pki}/node.key` },
+    }),
+    'test',
+  );
+  for (const operation of ['../../tmp/x', '', 'x', '../migrations/0123456789abcdef']) {
+    for (const purpose of [
+      { kind: 'session' as const, operation },
+      { kind: 'outcome' as const, operation },
+    ]) {
+      await expect(connectPeer(config, 'b', purpose)).rejects.toMatchObject({ reason: 'USAGE' });
+    }
+  }
+  // One that is none of ours is asked for as usual.
+  const { socket, outcome } = await connectPeer(config, 'b', { kind: 'outcome', operation: '0123456789abcdef' });
+  socket.destroy();
+  expect(outcome).toBe('none');
+  await expectUntouched();
+});
+
 describe('what a node lacks', () => {
   test.each(['a', 'b'] as const)('CRIU on node %s', async (name) => {
     {
@@ -210,6 +238,14 @@ describe('what a node lacks', () => {
     {
       await using _ = await world.without(world[name], 'containerd');
       await migrateFails('RUNTIME_UNAVAILABLE', name === 'b' ? 'on node b' : /containers/);
+    }
+    await expectUntouched();
+  });
+
+  test('a containerd that answers', async () => {
+    {
+      using _ = await world.halted(world.a, 'containerd');
+      await migrateFails('RUNTIME_UNAVAILABLE', /listing containers/);
     }
     await expectUntouched();
   });
@@ -250,6 +286,9 @@ describe('pods that cannot move yet', () => {
   const hostNetwork = {
     linux: { securityContext: { namespaceOptions: { network: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER } } },
   };
+  const hostIpc = {
+    linux: { securityContext: { namespaceOptions: { ipc: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER } } },
+  };
   const plans = {
     'mounts a folder of the node': [{ container: { mounts: [{ hostPath: '/tmp', containerPath: '/m' }] } }, '/tmp'],
     'has a terminal': [{ container: { tty: true, stdin: true } }, 'terminal'],
@@ -257,6 +296,7 @@ describe('pods that cannot move yet', () => {
       { sandbox: { hostname: '', ...hostNetwork }, container: hostNetwork },
       "node's network",
     ],
+    "uses the node's IPC namespace": [{ sandbox: hostIpc, container: hostIpc }, "node's IPC"],
     "shares the pod's PID namespace": [
       { sandbox: pid(NamespaceMode.POD), container: pid(NamespaceMode.POD) },
       'PID namespace',

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { ContainerState } from '../../src/gen/cri.ts';
+import { ContainerConfig, ContainerState } from '../../src/gen/cri.ts';
 import type { Result } from '../../src/gen/gantry/v1/agent.ts';
 import { Cri } from '../../src/runtime/cri.ts';
 import { type LabEnvironment, labDown, labExec, labUp, type NodeEnvironment } from '../lab.ts';
@@ -94,6 +94,56 @@ describe('a container that is restored into a sandbox that exists', () => {
     await gantry('restore', '/var/tmp/redis', '--sandbox', pod.sandbox);
     using again = await RedisConnection.open(pod.address);
     expect(await digest(again)).toBe(data);
+    await cri.removeSandbox(pod.sandbox);
+  });
+});
+
+describe('a container whose restore fails', () => {
+  test('is one whose start failed, with the reason of CRIU; the next one starts as usual', async () => {
+    const pod = await runPod(a.runtimeSocket, a.pid, {
+      name: 'damaged',
+      image: lab.images.busybox,
+      command: ['sh', '-c', 'while :; do sleep 1; done'],
+    });
+    const folder = '/var/tmp/damaged';
+    await gantry('checkpoint', pod.container, '--output', folder);
+    await cri.removeContainer(pod.container);
+
+    const { config, id: sandbox } = await cri.describeSandbox(pod.sandbox);
+    const create = (attempt: number) =>
+      cri.createContainer(
+        sandbox,
+        ContainerConfig.fromPartial({
+          metadata: { name: 'damaged', attempt },
+          image: { image: lab.images.busybox },
+          command: ['sh', '-c', 'while :; do sleep 1; done'],
+          linux: {},
+        }),
+        config,
+      );
+    const failing = await create(1);
+    // What the agent would have written, for images that CRIU refuses.
+    const script = [
+      `rm ${folder}/checkpoint/core-1.img`,
+      `mkdir -p /run/gantry/tickets/${failing} /run/gantry/spent`,
+      `ln -s ${folder}/checkpoint /run/gantry/tickets/${failing}/checkpoint`,
+      `echo network-lock skip >/run/gantry/tickets/${failing}/criu.conf`,
+      `printf '%s\\n' --manage-cgroups-mode ignore >/run/gantry/tickets/${failing}/options`,
+    ].join(' && ');
+    await labExec(NAME, 'a', ['sh', '-c', script]);
+    await expect(cri.startContainer(failing)).rejects.toThrow(
+      /restore from checkpoint failed: Unexpected EOF on \(empty-image\)/,
+    );
+    const { status } = await cri.containerStatus(failing);
+    expect(status).toMatchObject({ state: ContainerState.CONTAINER_EXITED, reason: 'StartError' });
+    await expect(cri.startContainer(failing)).rejects.toThrow(/not in created state|EXITED/i);
+    await cri.stopContainer(failing, 0);
+    await cri.removeContainer(failing);
+    await expect(cri.containerStatus(failing)).rejects.toMatchObject({ reason: 'NOT_FOUND' });
+
+    const next = await create(2);
+    await cri.startContainer(next);
+    expect((await execIn(a.runtimeSocket, next, ['echo', 'here'])).trim()).toBe('here');
     await cri.removeSandbox(pod.sandbox);
   });
 });
