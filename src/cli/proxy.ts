@@ -1,3 +1,4 @@
+import { constants } from 'node:os';
 import { Command } from 'commander';
 import type { EffectiveConfig, Flags, Setting } from '../proxy/config.ts';
 import { type Format, formatJson, formatTable, outputOption } from './output.ts';
@@ -79,8 +80,13 @@ SIGTERM or SIGINT: no new connections, calls in flight get --drain-timeout to fi
 async function run({ values }: EffectiveConfig): Promise<void> {
   const [{ runProxy }, { logToStderr }] = await Promise.all([import('../proxy/service.ts'), import('../log.ts')]);
   const stop = new AbortController();
-  // Once: a second signal ends the process at once.
-  for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stop.abort());
+  for (const name of ['SIGTERM', 'SIGINT'] as const) {
+    // Not `once`: execa, which runs systemd-notify, ends the process with a signal for which nobody listens any more.
+    process.on(name, () => {
+      if (stop.signal.aborted) process.exit(128 + constants.signals[name]);
+      stop.abort();
+    });
+  }
   await runProxy(values, logToStderr(values.logLevel), stop.signal);
 }
 

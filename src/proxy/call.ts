@@ -1,10 +1,15 @@
 import { status } from '@grpc/grpc-js';
 import { messageOf } from '../errors.ts';
 import type { Log } from '../log.ts';
+import { timeoutField, timeoutOf } from './deadline.ts';
+import type { InFlight } from './drain.ts';
 import type { Connection } from './h2/connection.ts';
-import { type Fields, fieldValue } from './h2/fields.ts';
+import { type Field, type Fields, fieldValue } from './h2/fields.ts';
 import { type CallEnd, type Loss, type Progress, Splice, type SpliceObserver } from './h2/splice.ts';
 import type { Stream } from './h2/stream.ts';
+import type { Prepared } from './intercept/interception.ts';
+import { Rewriting } from './intercept/rewriting.ts';
+import { framed, MessageError } from './messages.ts';
 import type { ObservedCall } from './observe.ts';
 import { codeOf, type StatusCode, statusFields, statusOfReset } from './status.ts';
 import type { Upstream } from './upstream.ts';
@@ -13,13 +18,14 @@ import type { Upstream } from './upstream.ts';
  * One call: waits for the runtime, has its two streams joined, and decides what the client is told when something breaks.
  * What happens to the frames, and the states of a call, are `Splice`'s.
  */
-export class Call implements SpliceObserver {
+export class Call implements SpliceObserver, InFlight {
   readonly #splice: Splice;
   readonly #path: string;
   readonly #upstream: Upstream;
   readonly #log: Log;
   readonly #observed: ObservedCall;
   readonly #whenClosed: (call: Call) => void;
+  #heldSince: number | undefined;
   #waiting: AbortController | undefined;
   #connection: Connection | undefined;
   // What the client is told, or has been when nothing else came first.
@@ -46,6 +52,15 @@ export class Call implements SpliceObserver {
     this.#splice = new Splice(down, headers, endStream, this);
   }
 
+  /** The call was intercepted: its request has been read, and perhaps changed. Before `start`. */
+  resume({ request, rewriter, heldSince }: Prepared): void {
+    this.#heldSince = heldSince;
+    this.#splice.preload(framed(request));
+    if (rewriter !== undefined) {
+      this.#splice.stageAnswer(new Rewriting(rewriter, this.#splice.down, (error) => this.#crash(error)));
+    }
+  }
+
   /** Sends the request upstream, as soon as there is an upstream; it is never sent twice. */
   start(upstreamWaitMs: number): Splice {
     this.#observed.forwarding();
@@ -55,7 +70,6 @@ export class Call implements SpliceObserver {
     return this.#splice;
   }
 
-  /** Ends the call with a status of the relay's own, in whatever form the client can still take it. */
   fail(code: StatusCode, message: string): void {
     if (this.#decided || this.#splice.down.closed) return;
     this.#decide(code, message);
@@ -114,6 +128,7 @@ export class Call implements SpliceObserver {
   // ----
 
   async #wait(ms: number): Promise<void> {
+    this.#heldSince ??= performance.now();
     this.#waiting = new AbortController();
     const signal = AbortSignal.any([AbortSignal.timeout(ms), this.#waiting.signal]);
     const connection = await this.#upstream.waitForSession(signal);
@@ -127,8 +142,21 @@ export class Call implements SpliceObserver {
   }
 
   #forward(connection: Connection): void {
+    const timeout = this.#timeoutLeft();
+    if (timeout === 'passed') {
+      this.fail(status.DEADLINE_EXCEEDED, 'the deadline passed before the call could be sent');
+      return;
+    }
     this.#connection = connection;
-    this.#splice.forward(connection, this.#upstream.pathFor(this.#path));
+    this.#splice.forward(connection, { path: this.#upstream.pathFor(this.#path), timeout });
+  }
+
+  /** What the runtime is to be told of the deadline, if that is not what the client said; undefined otherwise. */
+  #timeoutLeft(): Field | 'passed' | undefined {
+    if (this.#heldSince === undefined) return undefined;
+    const ms = timeoutOf(this.#splice.headers) - (performance.now() - this.#heldSince);
+    if (ms === Number.POSITIVE_INFINITY) return undefined;
+    return ms > 0 ? timeoutField(ms) : 'passed';
   }
 
   #lost(code: StatusCode, message: string): Fields {
@@ -145,6 +173,10 @@ export class Call implements SpliceObserver {
   }
 
   #crash(error: unknown): void {
+    if (error instanceof MessageError) {
+      this.fail(error.code, error.message);
+      return;
+    }
     this.#log.error('internal-error', { reason: messageOf(error) });
     this.fail(status.INTERNAL, `gantry could not relay the call: ${messageOf(error)}`);
   }

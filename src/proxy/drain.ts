@@ -1,11 +1,17 @@
 import type { Server, Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { status } from '@grpc/grpc-js';
-import type { Call } from './call.ts';
 import type { Connection } from './h2/connection.ts';
+import type { StatusCode } from './status.ts';
 
 const POLL_MS = 20;
 const FLUSH_MS = 100;
+
+/** A call that has not been answered. */
+export interface InFlight {
+  /** Ends it with a status of the relay's own, in whatever form the client can still take it. */
+  fail(code: StatusCode, message: string): void;
+}
 
 /** A client's connection. */
 export interface Accepted {
@@ -21,7 +27,7 @@ export interface Accepted {
  */
 export async function drain(
   server: Server,
-  calls: ReadonlySet<Call>,
+  calls: ReadonlySet<InFlight>,
   accepted: ReadonlySet<Accepted>,
   timeoutMs: number,
 ): Promise<number> {

@@ -5,20 +5,23 @@ import { GantryError, messageOf } from '../errors.ts';
 import { type Log, logToStderr } from '../log.ts';
 import { Call } from './call.ts';
 import { DEFAULT_DRAIN_TIMEOUT_MS, DEFAULT_UPSTREAM_WAIT_MS } from './defaults.ts';
-import { type Accepted, drain } from './drain.ts';
+import { type Accepted, drain, type InFlight } from './drain.ts';
 import { Connection } from './h2/connection.ts';
 import { type Fields, fieldValue } from './h2/fields.ts';
 import { ErrorCode } from './h2/frames.ts';
 import { NOBODY, type Stream, type StreamHandler } from './h2/stream.ts';
+import { Interception } from './intercept/interception.ts';
+import type { CallHead, Interceptor } from './intercept/interceptor.ts';
 import { type Mode, NO_OBSERVER, type RelayObserver } from './observe.ts';
 import type { OwnMethods } from './own.ts';
-import { type Route, routeOf } from './routes.ts';
+import { type Route, Routes } from './routes.ts';
 import type { RuntimeApi } from './runtime-api.ts';
 import { serve } from './serve.ts';
 import { DOWNSTREAM_LIMITS } from './settings.ts';
 import { listenOn, listenOnPassed } from './socket.ts';
 import { trailersOnly } from './status.ts';
 import { Upstream } from './upstream.ts';
+import { versionAsV1 } from './version.ts';
 
 const MODES = { relay: 'piped', serve: 'served', refuse: 'refused' } as const satisfies Record<Route['kind'], Mode>;
 
@@ -45,6 +48,8 @@ export interface RelayOptions {
   observer?: RelayObserver;
   /** What the relay answers itself. */
   own?: OwnMethods;
+  /** Who may take hold of calls, in the order in which they see one. */
+  interceptors?: readonly Interceptor[];
 }
 
 export interface Relay extends AsyncDisposable {
@@ -71,28 +76,49 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
     onConnected: () => observer.upstreamConnected(),
     runtimeApi,
   });
-  const calls = new Set<Call>();
+  const interceptors = [versionAsV1(() => upstream.speaks), ...(options.interceptors ?? [])];
+  const routes = new Routes(own);
+  const calls = new Set<InFlight>();
   const accepted = new Set<Accepted>();
   const refuse = refuser(log);
   const stopping = new AbortController();
-  const forget = (call: Call): void => void calls.delete(call);
+  const forget = (call: InFlight): void => void calls.delete(call);
 
   const onStream = (down: Stream, headers: Fields, endStream: boolean): StreamHandler => {
     const path = fieldValue(headers, ':path') ?? '';
-    const route = routeOf(path, own);
-    const observed = observer.callStarted(path, MODES[route.kind]);
+    const route = routes.of(path);
+    const wanting = route.kind === 'relay' ? wantedBy(interceptors, route) : undefined;
+    const observed = observer.callStarted(path, wanting === undefined ? MODES[route.kind] : 'intercepted');
     switch (route.kind) {
       case 'refuse':
         refuse(down, path, route.message);
         observed.ended(status.UNIMPLEMENTED, route.message);
         return NOBODY;
       case 'serve':
-        void serve(down, endStream, route.method, stopping.signal).then((end) => observed.ended(end.code, end.message));
+        void serve(down, headers, endStream, route.method, stopping.signal).then((end) =>
+          observed.ended(end.code, end.message),
+        );
         return down.handler;
       case 'relay': {
-        const call = new Call(down, path, headers, endStream, upstream, log, observed, forget);
-        calls.add(call);
-        return call.start(upstreamWaitMs);
+        const relayed = (ended: boolean): Call => {
+          const call = new Call(down, path, headers, ended, upstream, log, observed, forget);
+          calls.add(call);
+          return call;
+        };
+        if (wanting === undefined) return relayed(endStream).start(upstreamWaitMs);
+        const interception = new Interception(down, route, headers, wanting, {
+          observed,
+          log,
+          whenOver: forget,
+          pass(prepared) {
+            const call = relayed(true);
+            call.resume(prepared);
+            call.start(upstreamWaitMs);
+          },
+        });
+        calls.add(interception);
+        if (endStream) interception.endRequest();
+        return down.handler;
       }
     }
   };
@@ -143,6 +169,17 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
   signal?.addEventListener('abort', () => void close(), { once: true });
   if (signal?.aborted === true) await close();
   return { listen, closed, close, [Symbol.asyncDispose]: close };
+}
+
+/** Those that have to see a call; undefined when there are none, so that nothing is made for calls that nobody wants. */
+function wantedBy(interceptors: readonly Interceptor[], head: CallHead): readonly Interceptor[] | undefined {
+  let wanting: Interceptor[] | undefined;
+  for (const one of interceptors) {
+    if (!one.wants(head)) continue;
+    wanting ??= [];
+    wanting.push(one);
+  }
+  return wanting;
 }
 
 /** Answers calls that are not the CRI's, and reports each path once. */

@@ -1,13 +1,16 @@
 import { expect, test } from 'vitest';
-import { routeOf } from './routes.ts';
+import { Routes } from './routes.ts';
+
+const routes = new Routes();
 
 test.each([
   '/runtime.v1.RuntimeService/Version',
   '/runtime.v1.ImageService/ListImages',
   '/runtime.v1.RuntimeService/FromTheFuture',
 ])('%s is relayed', (path) => {
-  const [, service, method] = path.split('/');
-  expect(routeOf(path)).toEqual({ kind: 'relay', service, method });
+  const [, service = '', method] = path.split('/');
+  expect(routes.of(path)).toEqual({ kind: 'relay', service: service.split('.').at(-1), method });
+  expect(routes.of(path)).toBe(routes.of(path));
 });
 
 test.each([
@@ -23,18 +26,30 @@ test.each([
   '/',
   '',
 ])('"%s" is refused, and the message names it', (path) => {
-  expect(routeOf(path)).toMatchObject({ kind: 'refuse', message: expect.stringContaining(path) });
+  expect(routes.of(path)).toMatchObject({ kind: 'refuse', message: expect.stringContaining(path) });
 });
 
 test('a method of the own services is served, by its whole path, and never in place of the runtime', () => {
   async function* nothing(): AsyncIterable<Uint8Array> {
     yield new Uint8Array();
   }
-  const own = new Map([
-    ['/gantry.v1.Relay/Trace', nothing],
-    ['/runtime.v1.RuntimeService/Version', nothing],
-  ]);
-  expect(routeOf('/gantry.v1.Relay/Trace', own)).toEqual({ kind: 'serve', method: nothing });
-  expect(routeOf('/gantry.v1.Relay/Other', own)).toMatchObject({ kind: 'refuse' });
-  expect(routeOf('/runtime.v1.RuntimeService/Version', own)).toMatchObject({ kind: 'relay' });
+  const own = new Routes(
+    new Map([
+      ['/gantry.v1.Relay/Trace', nothing],
+      ['/runtime.v1.RuntimeService/Version', nothing],
+    ]),
+  );
+  expect(own.of('/gantry.v1.Relay/Trace')).toEqual({ kind: 'serve', method: nothing });
+  expect(own.of('/gantry.v1.Relay/Other')).toMatchObject({ kind: 'refuse' });
+  expect(own.of('/runtime.v1.RuntimeService/Version')).toMatchObject({ kind: 'relay' });
+});
+
+test('a client that makes up methods does not fill the memory, and is relayed all the same', () => {
+  const many = new Routes();
+  for (let i = 0; i < 1000; i += 1) many.of(`/runtime.v1.RuntimeService/Method${i}`);
+  expect(many.of('/runtime.v1.RuntimeService/Late')).toEqual({
+    kind: 'relay',
+    service: 'RuntimeService',
+    method: 'Late',
+  });
 });

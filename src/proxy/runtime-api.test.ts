@@ -1,6 +1,8 @@
 import type { ServerHttp2Stream } from 'node:http2';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, test } from 'vitest';
+import { VersionAnswer } from '../gen/cri/decoded.ts';
+import { Recorder } from './recorder.ts';
 import { Bench, message } from './relay.fixture.ts';
 
 const UNIMPLEMENTED = '12';
@@ -17,15 +19,17 @@ async function runtime(bench: Bench, has: string): Promise<string[]> {
   return seen;
 }
 
+const HEAD = { ':status': 200, 'content-type': 'application/grpc' };
+
 function answer(stream: ServerHttp2Stream, known: boolean): void {
-  const head = { ':status': 200, 'content-type': 'application/grpc' };
-  if (!known) {
-    stream.respond({ ...head, 'grpc-status': UNIMPLEMENTED }, { endStream: true });
-    return;
-  }
-  stream.respond(head, { waitForTrailers: true });
+  if (known) answerWith(stream, Buffer.from('x'));
+  else stream.respond({ ...HEAD, 'grpc-status': UNIMPLEMENTED }, { endStream: true });
+}
+
+function answerWith(stream: ServerHttp2Stream, content: Buffer): void {
+  stream.respond(HEAD, { waitForTrailers: true });
   stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }));
-  stream.end(message('x'));
+  stream.end(message(content));
 }
 
 test('a runtime that has only v1alpha2 is asked for that, and what it lacks is UNIMPLEMENTED', async () => {
@@ -99,4 +103,42 @@ test('a runtime that does not say in time is taken for what it was, until it doe
   await delay(500);
   expect((await client.call('/runtime.v1.RuntimeService/Status')).trailers?.['grpc-status']).toBe('0');
   expect(seen.slice(-2)).toEqual(['/runtime.v1.RuntimeService/Status', '/runtime.v1alpha2.RuntimeService/Status']);
+});
+
+test('a runtime of v1alpha2 is one of v1 to those who ask for its Version, from the very first call on', async () => {
+  await using bench = await Bench.make();
+  const told = VersionAnswer.encode({ runtimeApiVersion: 'v1alpha2' }).finish();
+  await bench.rawServer((stream, headers) => {
+    stream.resume();
+    if (headers[':path'] === `/runtime.v1alpha2.${VERSION}`) answerWith(stream, Buffer.from(told));
+    else answer(stream, false);
+  });
+  const modes: string[] = [];
+  await bench.relay({
+    runtimeApi: 'auto',
+    observer: new Recorder([{ callEnded: ({ mode }) => void modes.push(mode) }]),
+  });
+  const client = bench.rawClient();
+  for (let i = 0; i < 2; i += 1) {
+    const { body } = await client.call(`/runtime.v1.${VERSION}`);
+    expect(VersionAnswer.decode(body.subarray(5)).runtimeApiVersion).toBe('v1');
+  }
+  expect(modes).toEqual(['intercepted', 'intercepted']);
+});
+
+test('the Version of a runtime of v1 crosses as bytes, as soon as that is known', async () => {
+  await using bench = await Bench.make();
+  const told = Buffer.concat([Buffer.from('"\x02v1'), Buffer.from('\n\x010')]); // not in the order of the fields
+  await bench.rawServer((stream) => {
+    stream.resume();
+    answerWith(stream, told);
+  });
+  const modes: string[] = [];
+  await bench.relay({
+    runtimeApi: 'auto',
+    observer: new Recorder([{ callEnded: ({ mode }) => void modes.push(mode) }]),
+  });
+  const client = bench.rawClient();
+  for (let i = 0; i < 2; i += 1) expect((await client.call(`/runtime.v1.${VERSION}`)).body).toEqual(message(told));
+  expect(modes).toEqual(['intercepted', 'piped']);
 });

@@ -5,6 +5,7 @@ import type { ServerHttp2Stream } from 'node:http2';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { execa } from 'execa';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { Bench, message, methods } from './relay.fixture.ts';
 
@@ -60,7 +61,7 @@ done`;
 /** A listening socket that this process no longer accepts on: only those to whom it was passed do. */
 async function listeningSocket(path: string): Promise<{ fd: number; release: () => Promise<void> }> {
   const server = createServer();
-  server.listen(path);
+  server.listen({ path, backlog: 4096 }); // as the unit has it
   await once(server, 'listening');
   const { fd } = (server as unknown as { _handle: { fd: number } })._handle;
   const release = async () => {
@@ -70,6 +71,12 @@ async function listeningSocket(path: string): Promise<{ fd: number; release: () 
     await rename(`${path}.kept`, path);
   };
   return { fd, release };
+}
+
+/** How many clients may wait on a listening socket (ss(8): Send-Q). */
+async function backlogOf(path: string): Promise<number> {
+  const { stdout } = await execa('ss', ['--unix', '--listening', '--no-header', 'src', path]);
+  return Number(stdout.trim().split(/\s+/)[3]);
 }
 
 test('with a passed socket the proxy can be killed again and again, and no connection attempt fails', async () => {
@@ -89,7 +96,9 @@ test('with a passed socket the proxy can be killed again and again, and no conne
     }
   });
   await socket.release();
+  const backlog = await backlogOf(bench.listen);
   await until(supervisor, 'started');
+  expect(await backlogOf(bench.listen)).toBe(backlog); // listening again must not make it shorter
 
   let connected = 0;
   const refused: string[] = [];
@@ -165,6 +174,27 @@ test('the service manager is told of ready, life and stop, in this order', async
   expect(all[0]).toBe('READY=1');
   expect(new Set(all.slice(1, -1))).toEqual(new Set(['WATCHDOG=1']));
   expect(all.at(-1)).toBe('STOPPING=1');
+}, 60_000);
+
+test('a signal that comes while the service manager is being told is an end in order, too; a second is one at once', async () => {
+  await using bench = await Bench.make();
+  const told = join(bench.folder, 'told');
+  await bench.rawServer((stream) => void stream.resume());
+  await writeFile(join(bench.folder, 'systemd-notify'), `#!/bin/sh\necho "$1" >>${told}\nexec sleep 3\n`);
+  await chmod(join(bench.folder, 'systemd-notify'), 0o755);
+  const env = { PATH: `${bench.folder}:${process.env.PATH}`, NOTIFY_SOCKET: '/run/n' };
+  const args = proxyArgs(bench, '--listen', bench.listen, '--drain-timeout', '30000');
+  const proxy = start(process.execPath, args, { env });
+  await vi.waitFor(async () => expect(await readFile(told, 'utf8')).toContain('READY=1'), { timeout: 15_000 });
+  const held = bench.rawClient().call(UNARY);
+  await delay(300);
+  proxy.child.kill('SIGTERM');
+  await until(proxy, 'stopping');
+  await delay(300);
+  expect(proxy.child.exitCode).toBeNull();
+  proxy.child.kill('SIGTERM');
+  expect(await proxy.exited).toEqual([143, null]);
+  await held;
 }, 60_000);
 
 test("a passed socket whose name is gone is told of, and no reason for a restart: it is systemd's", async () => {

@@ -6,6 +6,9 @@ import { errnoOf, GantryError, messageOf } from '../errors.ts';
 
 // sun_path holds 107 bytes (unix(7)), and the socket is bound inside a folder beside its place: ".XXXXXX/s".
 const PATH_BYTES = 107 - '.XXXXXX/s'.length;
+// Clients that connect while nobody accepts wait here (the kernel takes at most net.core.somaxconn, 4096). Node says 511
+// when it is not told, also to a socket that systemd had given more.
+const BACKLOG = 4096;
 
 /**
  * Makes `server` listen on a unix socket that takes the place of a stale one, never that of a live one. It is bound
@@ -27,7 +30,7 @@ export async function listenOn(server: Server, path: string, like?: string): Pro
   });
   const bound = join(folder, 's');
   try {
-    server.listen(bound);
+    server.listen({ path: bound, backlog: BACKLOG });
     await once(server, 'listening');
     await copyAccess(like, bound);
     await rename(bound, path);
@@ -47,7 +50,7 @@ export async function listenOn(server: Server, path: string, like?: string): Pro
  * process: the socket stays, and clients that come in between wait in its queue.
  */
 export async function listenOnPassed(server: Server, fd: number): Promise<() => Promise<void>> {
-  server.listen({ fd });
+  server.listen({ fd }, BACKLOG); // of a descriptor it takes no "backlog" among the options
   await once(server, 'listening');
   return () => Promise.resolve();
 }

@@ -43,6 +43,7 @@ export class Upstream {
   readonly #onConnected: () => void;
   readonly #asks: boolean;
   #api: RuntimeApi;
+  #apiKnown: boolean;
   readonly #sessions = new Set<Connection>();
   #state: State = { kind: 'absent' };
   #waiting = 0;
@@ -57,6 +58,12 @@ export class Upstream {
     this.#onConnected = onConnected;
     this.#asks = runtimeApi === 'auto';
     this.#api = runtimeApi === 'auto' ? 'v1' : runtimeApi;
+    this.#apiKnown = runtimeApi !== 'auto';
+  }
+
+  /** Which version of the CRI the runtime speaks; undefined as long as it has not said. */
+  get speaks(): RuntimeApi | undefined {
+    return this.#apiKnown ? this.#api : undefined;
   }
 
   /** What a call's path is at the runtime, if it is another one there. */
@@ -136,7 +143,9 @@ export class Upstream {
   /** An answer that comes late still counts. */
   async #ask(session: Connection): Promise<void> {
     const api = await askRuntimeApi(session);
-    if (api === undefined || api === this.#api) return;
+    if (api === undefined) return;
+    this.#apiKnown = true;
+    if (api === this.#api) return;
     this.#api = api;
     this.#log.info('runtime-api', { upstream: this.path, version: api });
   }

@@ -51,12 +51,30 @@ export interface SpliceObserver {
   onClosed?(splice: Splice): void;
 }
 
+/** Stands in the way of an answer and decides what the client gets of it. */
+export interface AnswerStage {
+  /** The answer has begun. `credit` gives the runtime back bytes that `data` was given. */
+  begin(headers: Fields, credit: (bytes: number) => void): void;
+  /** Bytes of messages: what it makes of them it sends itself. Undefined: they cross as they are. */
+  readonly data: ((view: Buffer) => void) | undefined;
+  /** The client has taken some of what it had sent. */
+  taken(): void;
+  /** The runtime has ended the answer. Calls `send`, at once or later, when all that was before it has been sent. */
+  end(last: Fields, send: (last: Fields) => void): void;
+}
+
+/** What is replaced in a request on its way to the runtime. */
+export interface Replaced {
+  readonly path?: Field | undefined;
+  readonly timeout?: Field | undefined;
+}
+
 // kubelet sends the socket's path, percent-encoded, as authority; HTTP/2 servers other than grpc-go reject it.
 const AUTHORITY = new Field(':authority', 'localhost');
 const TRAILERS_ONLY: Fields = [new Field(':status', '200'), new Field('content-type', 'application/grpc')];
 
-/** The request as it goes upstream: another authority, another path if need be, all else as it came. */
-export function forwardedRequest(headers: Fields, path?: Field): Fields {
+/** The request as it goes upstream: another authority, another path or timeout if need be, all else as it came. */
+export function forwardedRequest(headers: Fields, { path, timeout }: Replaced = {}): Fields {
   const forwarded: Field[] = [];
   let authority = false;
   for (const one of headers) {
@@ -64,6 +82,7 @@ export function forwardedRequest(headers: Fields, path?: Field): Fields {
       forwarded.push(AUTHORITY);
       authority = true;
     } else if (path !== undefined && one.name === ':path') forwarded.push(path);
+    else if (timeout !== undefined && one.name === timeout.name) forwarded.push(timeout);
     else forwarded.push(one);
   }
   if (!authority) forwarded.unshift(AUTHORITY);
@@ -88,6 +107,8 @@ export class Splice implements StreamHandler {
   #requestEnded: boolean;
   #requestTrailers: Fields | undefined;
   #needsStatus = false;
+  #stage: AnswerStage | undefined;
+  #answerComplete = false; // the runtime has said all; a stage may be still at work on it
   #last: Fields | undefined;
   #ended = false;
 
@@ -114,19 +135,28 @@ export class Splice implements StreamHandler {
     return this.#last;
   }
 
-  /**
-   * Sends the request, now that there is a connection; what has come of its body follows.
-   *
-   * @param path takes the place of the request's own
-   */
-  forward(connection: Connection, path?: Field): void {
+  /** The body of the request, which somebody else has read. Before `forward`. */
+  preload(body: Buffer): void {
+    this.#early = new ViewQueue();
+    this.#early.push(body);
+    this.#requestEnded = true;
+    this.bytesUp += body.length;
+  }
+
+  /** Before `forward`. */
+  stageAnswer(stage: AnswerStage): void {
+    this.#stage = stage;
+  }
+
+  /** Sends the request, now that there is a connection; what has come of its body follows. */
+  forward(connection: Connection, replaced?: Replaced): void {
     if (this.#progress !== 'waiting' || this.down.closed) return;
     const up = connection.open(this.#upHandler);
     this.#up = up;
     this.#advance('forwarded');
     const early = this.#early;
     const bodyFollows = !this.#requestEnded || early !== undefined || this.#requestTrailers !== undefined;
-    up.sendHeaders(forwardedRequest(this.#headers, path), !bodyFollows);
+    up.sendHeaders(forwardedRequest(this.#headers, replaced), !bodyFollows);
     if (!bodyFollows) return;
     this.#early = undefined;
     while (early !== undefined && early.bytes > 0) {
@@ -184,7 +214,8 @@ export class Splice implements StreamHandler {
 
   /** Of the answer, so many bytes are on their way to the client. */
   onTaken(bytes: number): void {
-    this.#up?.consumed(bytes);
+    if (this.#stage?.data === undefined) this.#up?.consumed(bytes);
+    else this.#stage.taken();
   }
 
   onWritable(): void {
@@ -198,12 +229,15 @@ export class Splice implements StreamHandler {
     if (this.#progress !== 'forwarded') return;
     if (endStream) {
       // Trailers-only, or an answer of no gRPC server.
-      this.#finishAnswer(headers, () => this.down.sendHeaders(headers, true));
+      this.#endAnswer(headers, (last) => this.down.sendHeaders(last, true));
       return;
     }
     this.down.sendHeaders(headers, false);
     if (isInterim(headers)) return;
-    this.#needsStatus = isGrpc(headers) && fieldValue(headers, 'grpc-status') === undefined;
+    const grpc = isGrpc(headers);
+    if (grpc) this.#stage?.begin(headers, (bytes) => this.#up?.consumed(bytes));
+    else this.#stage = undefined;
+    this.#needsStatus = grpc && fieldValue(headers, 'grpc-status') === undefined;
     this.#advance('answering');
   }
 
@@ -211,7 +245,10 @@ export class Splice implements StreamHandler {
   upData(view: Buffer, endStream: boolean, headroom: boolean): void {
     if (this.#progress !== 'answering') return;
     this.bytesDown += view.length;
-    if (!endStream) {
+    if (this.#stage?.data !== undefined) {
+      this.#stage.data(view);
+      if (endStream) this.#lose({ kind: 'no-status' });
+    } else if (!endStream) {
       this.down.sendData(view, false, headroom);
     } else if (this.#needsStatus) {
       if (view.length > 0) this.down.sendData(view, false, headroom);
@@ -225,12 +262,12 @@ export class Splice implements StreamHandler {
   upTrailers(trailers: Fields): void {
     if (this.#progress !== 'answering') return;
     if (this.#needsStatus && fieldValue(trailers, 'grpc-status') === undefined) this.#lose({ kind: 'no-status' });
-    else this.#finishAnswer(trailers, () => this.down.sendTrailers(trailers));
+    else this.#endAnswer(trailers, (last) => this.down.sendTrailers(last));
   }
 
   /** @internal */
   upReset(code: number, cause: ResetCause): void {
-    if (this.#progress === 'answered') {
+    if (this.#progress === 'answered' || this.#answerComplete) {
       // After the whole answer it only says that the rest of the request is not wanted (RFC 9113 8.1).
       if (!this.down.closed) this.down.resetWhenSent(cause === 'peer' ? code : ErrorCode.NO_ERROR);
     } else if (cause === 'connection') this.#lose({ kind: 'connection' });
@@ -241,7 +278,7 @@ export class Splice implements StreamHandler {
 
   /** @internal */
   upClosed(): void {
-    if (this.#ended) return;
+    if (this.#ended || this.#answerComplete) return;
     this.#crash();
     this.down.reset(ErrorCode.INTERNAL_ERROR);
   }
@@ -249,6 +286,17 @@ export class Splice implements StreamHandler {
   /** @internal Of the request, so many bytes are on their way to the runtime. */
   upTaken(bytes: number): void {
     this.down.consumed(bytes);
+  }
+
+  #endAnswer(last: Fields, send: (last: Fields) => void): void {
+    if (this.#stage === undefined) {
+      this.#finishAnswer(last, () => send(last));
+      return;
+    }
+    this.#answerComplete = true;
+    this.#stage.end(last, (changed) => {
+      if (!this.#ended) this.#finishAnswer(changed, () => send(changed));
+    });
   }
 
   #finishAnswer(last: Fields | undefined, send: () => void): void {
