@@ -16,7 +16,14 @@ export default defineConfig({
   test: {
     reporters: ['default', './test/summary.ts'],
     projects: [
-      { test: { name: 'unit', include: ['src/**/*.test.ts', 'hack/**/*.test.ts'], sequence: { groupOrder: 0 } } },
+      {
+        test: {
+          name: 'unit',
+          include: ['src/**/*.test.ts', 'hack/**/*.test.ts'],
+          testTimeout: 30_000,
+          sequence: { groupOrder: 0 },
+        },
+      },
       lab('integration', 1),
       lab('faults', 2),
       lab('e2e', 3),

@@ -7,6 +7,7 @@ import { type Format, outputOption } from './output.ts';
 
 const METHOD_WIDTH = 26;
 const CODE_WIDTH = 17;
+const SHORT_ID = 13;
 
 interface Options {
   socket: string;
@@ -25,7 +26,7 @@ export function proxyTraceCommand(): Command {
       'after',
       `
 TOTAL is the time until the client had its answer: OWN is what gantry took of it, UPSTREAM the runtime. UP and DOWN are
-bytes of messages, towards the runtime and back. Following costs the proxy next to nothing; when this command can not
+bytes of messages, towards the runtime and back; SUBJECT the pod, or the container in it. Following costs the proxy next to nothing; when this command can not
 keep up, calls are left out and their number is shown. Ctrl-C ends it.
 
 Examples:
@@ -76,14 +77,20 @@ function printJson({ call, dropped }: TraceEvent): void {
   if (dropped !== undefined) console.log(JSON.stringify({ dropped: Number(dropped) }));
   if (call === undefined) return;
   const { startUnixMs, method, mode, code, message, durationMs, ownMs, upstreamMs, bytesUp, bytesDown } = call;
+  const { namespace, pod, container, sandboxId, containerId } = call;
   const time = new Date(startUnixMs).toISOString();
   const bytes = { bytesUp: Number(bytesUp), bytesDown: Number(bytesDown) };
+  const subject = { namespace, pod, container, sandboxId, containerId };
   console.log(
-    JSON.stringify({ time, method, mode, code: codeName(code), message, durationMs, ownMs, upstreamMs, ...bytes }),
+    JSON.stringify({
+      ...{ time, method, mode, code: codeName(code), message, durationMs, ownMs, upstreamMs },
+      ...bytes,
+      ...Object.fromEntries(Object.entries(subject).filter(([, text]) => text !== '')),
+    }),
   );
 }
 
-const HEADER = columns('TIME', 'METHOD', 'CODE', 'TOTAL', 'OWN', 'UPSTREAM', 'UP', 'DOWN');
+const HEADER = `${columns('TIME', 'METHOD', 'CODE', 'TOTAL', 'OWN', 'UPSTREAM', 'UP', 'DOWN')}  SUBJECT`;
 
 function printLine({ call, dropped }: TraceEvent): void {
   if (dropped !== undefined) console.log(`… ${dropped} calls left out`);
@@ -92,7 +99,7 @@ function printLine({ call, dropped }: TraceEvent): void {
 
 /** One call in columns that stay where they are; what is longer shifts only its own line. */
 export function formatCall(call: TracedCall): string {
-  const notes = [call.mode === 'piped' ? '' : `(${call.mode})`, call.message].filter((note) => note !== '');
+  const notes = [subjectOf(call), call.mode === 'piped' ? '' : `(${call.mode})`, call.message];
   return [
     columns(
       timeOfDay(call.startUnixMs),
@@ -104,8 +111,15 @@ export function formatCall(call: TracedCall): string {
       formatBytes(Number(call.bytesUp)),
       formatBytes(Number(call.bytesDown)),
     ),
-    ...notes,
+    ...notes.filter((note) => note !== ''),
   ].join('  ');
+}
+
+/** "default/redis/main"; by ID, as people shorten it, where there is no name. */
+function subjectOf({ namespace, pod, container, sandboxId, containerId }: TracedCall): string {
+  const ofPod = pod === '' ? sandboxId.slice(0, SHORT_ID) : `${namespace}/${pod}`;
+  const ofContainer = container === '' ? containerId.slice(0, SHORT_ID) : container;
+  return [ofPod, ofContainer].filter((part) => part !== '').join('/');
 }
 
 function columns(time: string, method: string, code: string, ...numbers: string[]): string {

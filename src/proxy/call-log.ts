@@ -5,7 +5,7 @@ import { decodeMessage, nameOfCode } from './status.ts';
 
 /**
  * One event `call` for each call that changes something or is somebody's doing; what only reads, and kubelet does that
- * many times a second, is for those who debug. Nothing of a message is ever decoded for it.
+ * many times a second, is for those who debug. Of a message only IDs and names are ever looked at for it.
  */
 export class CallLog implements CallSink {
   readonly #log: Log;
@@ -21,6 +21,7 @@ export class CallLog implements CallSink {
       method: call.method.label,
       code: nameOfCode(call.code),
       mode: call.mode,
+      ...call.subject,
       durationMs: rounded(call.ownMs + call.upstreamMs),
       ownMs: rounded(call.ownMs),
       ...(call.message !== '' && { message: decodeMessage(call.message) }),

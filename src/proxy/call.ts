@@ -50,6 +50,7 @@ export class Call implements SpliceObserver, InFlight {
     this.#observed = observed;
     this.#whenClosed = whenClosed;
     this.#splice = new Splice(down, headers, endStream, this);
+    this.#splice.peek = observed.peek;
   }
 
   /** The call was intercepted: its request has been read, and perhaps changed. Before `start`. */

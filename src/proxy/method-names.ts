@@ -1,4 +1,5 @@
 import { type Kind, METHODS } from './methods.ts';
+import { type SubjectKind, subjectKindOf } from './subjects.ts';
 
 /** A method as people, logs and metrics call it. There is one object for each, so it can be compared and be a key. */
 export interface MethodName {
@@ -6,6 +7,8 @@ export interface MethodName {
   readonly label: string;
   /** Undefined for a method that the table does not know. */
   readonly kind: Kind | undefined;
+  /** How a call of it says what it is about, if it is about one thing. */
+  readonly subject?: SubjectKind | undefined;
 }
 
 // A client can make up any number of paths; those it makes up must not use up the names of methods yet to come.
@@ -24,7 +27,7 @@ export class MethodNames {
 
   constructor() {
     for (const [label, { service, kind }] of Object.entries(METHODS)) {
-      const name: MethodName = { label, kind };
+      const name: MethodName = { label, kind, subject: subjectKindOf(label) };
       for (const version of API_VERSIONS) this.#names.set(`/${version}.${service}/${label}`, name);
     }
   }

@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import protobuf from 'protobufjs';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { ID_FIELDS, METHODS } from './methods.ts';
+import { PATHS, subjectKindOf } from './subjects.ts';
 
 const REPOSITORY = join(import.meta.dirname, '../..');
 // The upstream definition, as `hack/generate` takes it from Debian's package.
@@ -42,5 +43,16 @@ describe('the method table', () => {
     );
     expect(upstream.length).toBeGreaterThan(40);
     expect(Object.keys(ID_FIELDS).toSorted()).toEqual(upstream.toSorted());
+  });
+
+  it('knows where a request says what it is about: every one that has the ID of one thing has it in its first field', () => {
+    const requests = types.filter(({ name }) => METHODS[name.replace(/Request$/, '')] !== undefined);
+    expect(requests.length).toBeGreaterThan(20);
+    for (const { name, fields } of requests) {
+      const id = fields.container_id ?? fields.pod_sandbox_id;
+      const kind = subjectKindOf(name.replace(/Request$/, ''));
+      if (id !== undefined) expect([name, kind, id.id]).toEqual([name, expect.any(String), PATHS.id[0]]);
+      else expect([name, kind]).toEqual([name, name === 'RunPodSandboxRequest' ? 'new sandbox' : undefined]);
+    }
   });
 });

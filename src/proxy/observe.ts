@@ -1,3 +1,6 @@
+import type { Peek } from './peek.ts';
+import type { Ask } from './subjects.ts';
+
 /**
  * What the relay did with a call: passed it on as it was, let an interceptor take hold of it, answered it by a method of
  * its own, or refused it.
@@ -10,6 +13,8 @@ export interface ObservedCall {
   readonly countsBytes: boolean;
   bytesUp: number;
   bytesDown: number;
+  /** Who wants to see the messages of this call cross; undefined when nobody does. */
+  readonly peek?: Peek | undefined;
   /** The relay has done its part: from here on the call is the runtime's, or waits for it. */
   forwarding(): void;
   /** The end of the runtime's answer has come, or nothing of it will. */
@@ -28,7 +33,8 @@ export interface RelayObserver {
   callStarted(path: string, mode: Mode): ObservedCall;
   connectionOpened(): void;
   connectionClosed(): void;
-  upstreamConnected(): void;
+  /** There is a new connection with the runtime. `ask` is for questions of one's own. */
+  upstreamConnected(ask: Ask): void;
 }
 
 const IGNORED: ObservedCall = {

@@ -1,5 +1,10 @@
+import { status } from '@grpc/grpc-js';
 import { type MethodName, MethodNames } from './method-names.ts';
 import type { Mode, ObservedCall, RelayObserver } from './observe.ts';
+import { Beginnings } from './peek.ts';
+import { type Ask, type Subject, Subjects } from './subjects.ts';
+
+const REMOVES: ReadonlySet<string> = new Set(['RemoveContainer', 'RemovePodSandbox']);
 
 /** Times are of `performance.now()`, in milliseconds. */
 export interface CallRecord {
@@ -18,6 +23,8 @@ export interface CallRecord {
   readonly countsBytes: boolean;
   readonly bytesUp: number;
   readonly bytesDown: number;
+  /** What it was about, when somebody wanted to know. */
+  readonly subject: Subject | undefined;
 }
 
 /** Somebody who wants to know of calls. Called for every one, so a sink must be quick and must not keep the record. */
@@ -26,7 +33,7 @@ export interface CallSink {
   callEnded(call: CallRecord): void;
   connections?(change: 1 | -1): void;
   upstreamConnected?(): void;
-  /** Whether the bytes of calls that begin now are wanted. */
+  /** Whether the bytes of calls that begin now are wanted, and what each is about. */
   readonly wantsBytes?: boolean;
 }
 
@@ -34,6 +41,7 @@ export interface CallSink {
 export class Recorder implements RelayObserver {
   readonly #sinks: readonly CallSink[];
   readonly #names = new MethodNames();
+  readonly #subjects = new Subjects();
 
   constructor(sinks: readonly CallSink[]) {
     this.#sinks = sinks;
@@ -45,7 +53,7 @@ export class Recorder implements RelayObserver {
       sink.callStarted?.();
       if (sink.wantsBytes === true) countsBytes = true;
     }
-    return new RecordedCall(this.#sinks, this.#names.of(path), mode, countsBytes);
+    return new RecordedCall(this.#sinks, this.#subjects, this.#names.of(path), mode, countsBytes);
   }
 
   connectionOpened(): void {
@@ -56,16 +64,20 @@ export class Recorder implements RelayObserver {
     for (const sink of this.#sinks) sink.connections?.(-1);
   }
 
-  upstreamConnected(): void {
+  upstreamConnected(ask: Ask): void {
     for (const sink of this.#sinks) sink.upstreamConnected?.();
+    void this.#subjects.learn(ask);
   }
 }
 
 class RecordedCall implements ObservedCall, CallRecord {
   readonly #sinks: readonly CallSink[];
+  readonly #subjects: Subjects;
   readonly method: MethodName;
   readonly mode: Mode;
   readonly countsBytes: boolean;
+  readonly peek: Beginnings | undefined;
+  subject: Subject | undefined;
   bytesUp = 0;
   bytesDown = 0;
   readonly startedAt = performance.now();
@@ -75,11 +87,15 @@ class RecordedCall implements ObservedCall, CallRecord {
   #forwardedAt = 0;
   #answeredAt = 0;
 
-  constructor(sinks: readonly CallSink[], method: MethodName, mode: Mode, countsBytes: boolean) {
+  constructor(sinks: readonly CallSink[], subjects: Subjects, method: MethodName, mode: Mode, countsBytes: boolean) {
     this.#sinks = sinks;
+    this.#subjects = subjects;
     this.method = method;
     this.mode = mode;
     this.countsBytes = countsBytes;
+    // What reads comes many times a second, and is about something only to those who watch.
+    const wanted = method.subject !== undefined && (countsBytes || method.kind !== 'read');
+    this.peek = wanted ? new Beginnings() : undefined;
   }
 
   get upstreamMs(): number {
@@ -104,6 +120,15 @@ class RecordedCall implements ObservedCall, CallRecord {
     this.endedAt = performance.now();
     this.code = code;
     this.message = message;
+    this.#findSubject();
     for (const sink of this.#sinks) sink.callEnded(this);
+  }
+
+  #findSubject(): void {
+    const { peek, method } = this;
+    if (peek === undefined || method.subject === undefined) return;
+    const done = this.code === status.OK;
+    this.subject = this.#subjects.of(method.subject, peek.requestMessage, done ? peek.answerMessage : undefined);
+    if (done && REMOVES.has(method.label)) this.#subjects.forget(this.subject);
   }
 }

@@ -73,7 +73,7 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
   signal?.throwIfAborted();
 
   const upstream = new Upstream(upstreamPath, log, undefined, {
-    onConnected: () => observer.upstreamConnected(),
+    onConnected: (ask) => observer.upstreamConnected(ask),
     runtimeApi,
   });
   const interceptors = [versionAsV1(() => upstream.speaks), ...(options.interceptors ?? [])];

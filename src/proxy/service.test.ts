@@ -7,16 +7,19 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { execa } from 'execa';
 import { expect, onTestFinished, test, vi } from 'vitest';
+import { CreateContainerRequest, CreateContainerResponse, PullImageRequest } from '../gen/cri.ts';
 import { Bench, message, methods } from './relay.fixture.ts';
 
 const UNARY = methods.unary.path;
+const CRI = '/runtime.v1.RuntimeService';
+const IMAGES = '/runtime.v1.ImageService/PullImage';
 const COMMAND = new URL('../cli/main.ts', import.meta.url).pathname;
 const GRPC = { ':status': 200, 'content-type': 'application/grpc' };
 
-function succeed(stream: ServerHttp2Stream): void {
+function succeed(stream: ServerHttp2Stream, answer: Uint8Array = Buffer.from('x')): void {
   stream.respond(GRPC, { waitForTrailers: true });
   stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }));
-  stream.end(message('x'));
+  stream.end(message(Buffer.from(answer)));
   stream.resume();
 }
 
@@ -81,7 +84,7 @@ async function backlogOf(path: string): Promise<number> {
 
 test('with a passed socket the proxy can be killed again and again, and no connection attempt fails', async () => {
   await using bench = await Bench.make();
-  await bench.rawServer(succeed);
+  await bench.rawServer((stream) => succeed(stream));
   const socket = await listeningSocket(bench.listen);
   const before = await lstat(bench.listen);
   const supervisor = start('sh', ['-c', SUPERVISOR, 'sh', process.execPath, ...proxyArgs(bench)], { fd: socket.fd });
@@ -148,7 +151,7 @@ test('with a passed socket the proxy can be killed again and again, and no conne
 
 test('the service manager is told of ready, life and stop, in this order', async () => {
   await using bench = await Bench.make();
-  await bench.rawServer(succeed);
+  await bench.rawServer((stream) => succeed(stream));
   const told = join(bench.folder, 'told');
   await writeFile(join(bench.folder, 'systemd-notify'), `#!/bin/sh\necho "$1" >>${told}\n`);
   await chmod(join(bench.folder, 'systemd-notify'), 0o755);
@@ -244,9 +247,39 @@ test('calls are logged by what they do: reading is quiet, failures are not', asy
   expect((await fetch(`http://${address}/`)).status).toBe(404);
 }, 30_000);
 
+test('the log says which pod and container a call was about, and no more of it', async () => {
+  await using bench = await Bench.make();
+  await bench.rawServer((stream, headers) => {
+    const created = CreateContainerResponse.encode({ containerId: 'C1' }).finish();
+    succeed(stream, headers[':path']?.endsWith('/CreateContainer') === true ? created : new Uint8Array());
+  });
+  const proxy = start(process.execPath, proxyArgs(bench, '--listen', bench.listen));
+  await until(proxy, 'started');
+  const client = bench.rawClient();
+  const create = CreateContainerRequest.fromPartial({
+    podSandboxId: 'S1',
+    config: { metadata: { name: 'main' }, envs: [{ key: 'PASSWORD', value: Buffer.from('hunter2') }] },
+  });
+  const pull = PullImageRequest.fromPartial({
+    image: { image: 'private' },
+    auth: { username: 'u', password: 'hunter2' },
+  });
+  await client.call(`${CRI}/CreateContainer`, [], message(Buffer.from(CreateContainerRequest.encode(create).finish())));
+  await client.call(`${CRI}/StopContainer`, [], message(Buffer.from('\n\x02C1')));
+  await client.call(IMAGES, [], message(Buffer.from(PullImageRequest.encode(pull).finish())));
+  await vi.waitFor(() => expect(proxy.events().filter(({ event }) => event === 'call')).toHaveLength(3));
+  const main = { container: 'main', sandboxId: 'S1', containerId: 'C1' };
+  expect(proxy.events().filter(({ event }) => event === 'call')).toMatchObject([
+    { method: 'CreateContainer', ...main },
+    { method: 'StopContainer', ...main },
+    { method: 'PullImage' },
+  ]);
+  expect(proxy.log()).not.toMatch(/hunter2|PASSWORD/);
+}, 30_000);
+
 test('a log that nobody reads does not hold up calls', async () => {
   await using bench = await Bench.make();
-  await bench.rawServer(succeed);
+  await bench.rawServer((stream) => succeed(stream));
   const args = proxyArgs(bench, '--listen', bench.listen, '--log-level', 'trace');
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   onTestFinished(() => void child.kill('SIGKILL'));
@@ -260,7 +293,7 @@ test('a log that nobody reads does not hold up calls', async () => {
 
 test('metrics that cannot be served do not stop the relay', async () => {
   await using bench = await Bench.make();
-  await bench.rawServer(succeed);
+  await bench.rawServer((stream) => succeed(stream));
   const missing = `unix:${bench.folder}/missing/metrics.sock`;
   const proxy = start(process.execPath, proxyArgs(bench, '--listen', bench.listen, '--metrics', missing));
   await until(proxy, 'started');

@@ -148,7 +148,7 @@ test.each([
 );
 
 test('columns stay in place, and what is unusual stands at the end', () => {
-  const line = formatCall({
+  const call = {
     startUnixMs: new Date(2026, 10, 23, 9, 8, 7, 6).getTime(),
     method: 'PullImage',
     mode: 'intercepted',
@@ -159,9 +159,15 @@ test('columns stay in place, and what is unusual stands at the end', () => {
     upstreamMs: 12_344.877,
     bytesUp: 999n,
     bytesDown: 1_500_000n,
-  });
-  expect(line).toBe(
-    '09:08:07.006 PullImage                  NOT_FOUND            12.3 s   0.12 ms    12.3 s     999 B    1.5 MB' +
-      '  (intercepted)  no such image',
+    ...{ namespace: '', pod: '', container: '', sandboxId: '', containerId: '' },
+  };
+  const columns =
+    '09:08:07.006 PullImage                  NOT_FOUND            12.3 s   0.12 ms    12.3 s     999 B    1.5 MB';
+  expect(formatCall(call)).toBe(`${columns}  (intercepted)  no such image`);
+  const ids = { sandboxId: 'a'.repeat(64), containerId: 'b'.repeat(64) };
+  const plain = { ...call, mode: 'piped', message: '', ...ids };
+  expect(formatCall({ ...plain, namespace: 'default', pod: 'redis', container: 'main' })).toBe(
+    `${columns}  default/redis/main`,
   );
+  expect(formatCall(plain)).toBe(`${columns}  aaaaaaaaaaaaa/bbbbbbbbbbbbb`);
 });

@@ -110,6 +110,11 @@ function traced(call: CallRecord): TracedCall {
     upstreamMs: call.upstreamMs,
     bytesUp: BigInt(call.bytesUp),
     bytesDown: BigInt(call.bytesDown),
+    namespace: call.subject?.namespace ?? '',
+    pod: call.subject?.pod ?? '',
+    container: call.subject?.container ?? '',
+    sandboxId: call.subject?.sandboxId ?? '',
+    containerId: call.subject?.containerId ?? '',
   };
 }
 

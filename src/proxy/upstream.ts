@@ -1,13 +1,16 @@
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
+import { status } from '@grpc/grpc-js';
 import { errnoOf, messageOf } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { connected } from './h2/connect.ts';
 import type { Connection } from './h2/connection.ts';
-import type { Field } from './h2/fields.ts';
+import { type Field, field } from './h2/fields.ts';
 import { ErrorCode } from './h2/frames.ts';
 import { askRuntimeApi, type RuntimeApi, v1alpha2Path } from './runtime-api.ts';
 import { UPSTREAM_LIMITS } from './settings.ts';
+import type { Ask } from './subjects.ts';
+import { callUnary } from './unary.ts';
 
 const POLL_MS = 50;
 // How long calls wait for the runtime to say which version it speaks. One that hangs is none of the relay's to answer for.
@@ -31,7 +34,8 @@ type State =
   | { kind: 'open'; session: Connection; calls: number };
 
 export interface UpstreamOptions {
-  onConnected?: () => void;
+  /** There is a new connection; `ask` calls a method of the runtime service on it. */
+  onConnected?: (ask: Ask) => void;
   /** Which version of the CRI the runtime speaks; `auto` asks it whenever there is a new connection. */
   runtimeApi?: 'auto' | RuntimeApi;
 }
@@ -40,7 +44,7 @@ export class Upstream {
   readonly path: string;
   readonly #log: Log;
   readonly #callsPerSession: number;
-  readonly #onConnected: () => void;
+  readonly #onConnected: (ask: Ask) => void;
   readonly #asks: boolean;
   #api: RuntimeApi;
   #apiKnown: boolean;
@@ -152,7 +156,11 @@ export class Upstream {
 
   #open(session: Connection): Connection {
     this.#state = { kind: 'open', session, calls: 0 };
-    this.#onConnected();
+    this.#onConnected(async (method, request) => {
+      const path = `/runtime.v1.RuntimeService/${method}`;
+      const answer = await callUnary(session, this.pathFor(path) ?? field(':path', path), request);
+      return answer?.code === status.OK ? answer.message : undefined;
+    });
     if (this.#absentSince !== undefined) {
       this.#log.info('upstream-back', {
         upstream: this.path,

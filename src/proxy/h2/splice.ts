@@ -98,6 +98,8 @@ export class Splice implements StreamHandler {
   /** What has come of the messages, in either direction. */
   bytesUp = 0;
   bytesDown = 0;
+  /** Sees the bytes of either direction, as they came. */
+  peek: { request(view: Buffer): void; answer(view: Buffer): void } | undefined;
   readonly #observer: SpliceObserver;
   readonly #headers: Fields;
   readonly #upHandler: StreamHandler;
@@ -182,6 +184,7 @@ export class Splice implements StreamHandler {
 
   onData(view: Buffer, endStream: boolean, headroom: boolean): void {
     this.bytesUp += view.length;
+    this.peek?.request(view);
     if (endStream) this.#requestEnded = true;
     if (this.#up !== undefined) {
       // After an answer nobody takes the rest of the request; nor is it credited, and the client is told to stop.
@@ -245,6 +248,7 @@ export class Splice implements StreamHandler {
   upData(view: Buffer, endStream: boolean, headroom: boolean): void {
     if (this.#progress !== 'answering') return;
     this.bytesDown += view.length;
+    this.peek?.answer(view);
     if (this.#stage?.data !== undefined) {
       this.#stage.data(view);
       if (endStream) this.#lose({ kind: 'no-status' });

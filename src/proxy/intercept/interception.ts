@@ -6,6 +6,7 @@ import type { InFlight } from '../drain.ts';
 import { type Answered, Exchange } from '../exchange.ts';
 import type { Fields } from '../h2/fields.ts';
 import type { Stream } from '../h2/stream.ts';
+import { framed } from '../messages.ts';
 import type { ObservedCall } from '../observe.ts';
 import { answer, answeredBy } from '../serve.ts';
 import type { StatusCode } from '../status.ts';
@@ -66,7 +67,10 @@ export class Interception implements InFlight, HeldCall {
     this.#interceptors = interceptors;
     this.#context = context;
     this.#exchange = new Exchange(down, headers, MOST_MESSAGE_BYTES, {
-      request: (request) => this.#decide(0, request),
+      request: (request) => {
+        context.observed.peek?.request(framed(request)); // as the client sent it
+        this.#decide(0, request);
+      },
       refused: (why) => this.#end(why),
       gone: () => this.#finish({ code: status.CANCELLED, message: '' }),
     });
