@@ -51,8 +51,8 @@ test-crashes: build root ## kill agents and containerd at every moment of a migr
 	GANTRY_ALL_MOMENTS=1 $(vitest) --project faults test/faults/source-crashes.test.ts test/faults/target-crashes.test.ts test/faults/runtime-crashes.test.ts
 
 .PHONY: bench-relay
-bench-relay: src/gen/.stamp ## the relay beside the direct socket and a plain splice (a minute)
-	$(node) test/bench/relay-spike.ts
+bench-relay: build root ## the relay beside the direct socket, a splice and a pipe, on a real containerd (8 minutes)
+	$(node) test/bench/relay/main.ts $(ARGS)
 
 .PHONY: clean
 clean: ## undo everything: labs, cached roots, packages, what was built

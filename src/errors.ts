@@ -1,4 +1,4 @@
-import { status } from '@grpc/grpc-js';
+import { status } from './grpc-status.ts';
 
 /**
  * Every way Gantry can fail, by a stable reason. `exitCode` is what the command line exits with (docs/exit-codes.md),

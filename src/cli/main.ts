@@ -1,13 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { GantryError } from '../errors.ts';
-import { agentCommand } from './agent.ts';
-import { checkpointCommand } from './checkpoint.ts';
-import { migrateCommand } from './migrate.ts';
 import { printError } from './output.ts';
-import { pkiCommand } from './pki.ts';
 import { proxyCommand } from './proxy.ts';
-import { psCommand } from './ps.ts';
-import { restoreCommand } from './restore.ts';
 
 const program = new Command('gantry')
   .description('Moves running, stateful pods between Kubernetes nodes.')
@@ -27,17 +21,7 @@ Examples:
 Exit codes: 0 done, 2 wrong usage, 130 cancelled; docs/exit-codes.md lists the rest.`,
   );
 
-for (const command of [
-  psCommand(),
-  migrateCommand(),
-  checkpointCommand(),
-  restoreCommand(),
-  agentCommand(),
-  proxyCommand(),
-  pkiCommand(),
-]) {
-  program.addCommand(command.exitOverride());
-}
+for (const command of await commands(process.argv[2])) program.addCommand(command.exitOverride());
 program.exitOverride();
 
 try {
@@ -51,4 +35,9 @@ try {
     printError(failure, process.argv);
     process.exitCode = failure.exitCode;
   }
+}
+
+/** All verbs; of the relay's process, which stays for years on every node, only its own, so that it loads nothing else. */
+async function commands(verb: string | undefined): Promise<Command[]> {
+  return verb === 'proxy' ? [proxyCommand()] : (await import('./verbs.ts')).verbs();
 }

@@ -1,7 +1,7 @@
-import { status } from '@grpc/grpc-js';
+import { nameOfCode, status } from '../grpc-status.ts';
 import type { Log, LogLevel } from '../log.ts';
 import type { CallRecord, CallSink } from './recorder.ts';
-import { decodeMessage, nameOfCode } from './status.ts';
+import { decodeMessage } from './status.ts';
 
 /**
  * One event `call` for each call that changes something or is somebody's doing; what only reads, and kubelet does that

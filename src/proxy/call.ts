@@ -1,5 +1,5 @@
-import { status } from '@grpc/grpc-js';
 import { messageOf } from '../errors.ts';
+import { type StatusCode, status } from '../grpc-status.ts';
 import type { Log } from '../log.ts';
 import { timeoutField, timeoutOf } from './deadline.ts';
 import type { InFlight } from './drain.ts';
@@ -11,7 +11,7 @@ import type { Prepared } from './intercept/interception.ts';
 import { Rewriting } from './intercept/rewriting.ts';
 import { framed, MessageError } from './messages.ts';
 import type { ObservedCall } from './observe.ts';
-import { codeOf, type StatusCode, statusFields, statusOfReset } from './status.ts';
+import { codeOf, statusFields, statusOfReset } from './status.ts';
 import type { Upstream } from './upstream.ts';
 
 /**

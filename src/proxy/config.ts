@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { errnoOf, GantryError, messageOf } from '../errors.ts';
 import { LOG_LEVELS } from '../log.ts';
 import { type Problem, parseYamlConfig } from '../yaml-config.ts';

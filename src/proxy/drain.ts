@@ -1,8 +1,7 @@
 import type { Server, Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { status } from '@grpc/grpc-js';
+import { type StatusCode, status } from '../grpc-status.ts';
 import type { Connection } from './h2/connection.ts';
-import type { StatusCode } from './status.ts';
 
 const POLL_MS = 20;
 const FLUSH_MS = 100;

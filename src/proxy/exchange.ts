@@ -1,9 +1,9 @@
-import { status } from '@grpc/grpc-js';
+import { type StatusCode, status } from '../grpc-status.ts';
 import { type Fields, fieldValue } from './h2/fields.ts';
 import { ErrorCode } from './h2/frames.ts';
 import type { Stream, StreamHandler } from './h2/stream.ts';
 import { framed, MessageError, MessageReader } from './messages.ts';
-import { ANSWER_HEADERS, type StatusCode, statusFields, trailersOnly } from './status.ts';
+import { ANSWER_HEADERS, statusFields, trailersOnly } from './status.ts';
 
 /** How a call that the relay has answered itself has ended. */
 export interface Answered {

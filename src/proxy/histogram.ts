@@ -1,4 +1,5 @@
-import { Histogram, type MetricObjectWithValues, type MetricValueWithName, type Registry } from 'prom-client';
+import type { MetricObjectWithValues, MetricValueWithName, Registry } from 'prom-client';
+import Histogram from 'prom-client/lib/histogram.js';
 
 /** Seconds: from a tenth of a millisecond, what the relay adds, to what pulling an image takes. */
 const BOUNDS = [

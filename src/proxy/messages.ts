@@ -1,6 +1,4 @@
-import { gunzipSync, inflateSync } from 'node:zlib';
-import { status } from '@grpc/grpc-js';
-import type { StatusCode } from './status.ts';
+import { type StatusCode, status } from '../grpc-status.ts';
 
 /** Flag and length before each message (gRPC over HTTP/2, Length-Prefixed-Message). */
 export const HEAD_BYTES = 5;
@@ -84,6 +82,8 @@ export class MessageReader {
   #unpacked(body: Buffer): Buffer {
     if ((this.#head.readUInt8(0) & ~COMPRESSED) !== 0)
       throw new MessageError(status.INTERNAL, 'an unknown message flag');
+    // Loaded when the first one comes: neither kubelet nor crictl compresses.
+    const { gunzipSync, inflateSync } = process.getBuiltinModule('node:zlib');
     const unpack = this.#encoding === 'gzip' ? gunzipSync : this.#encoding === 'deflate' ? inflateSync : undefined;
     if (unpack === undefined) {
       throw new MessageError(status.UNIMPLEMENTED, `grpc-encoding "${this.#encoding ?? ''}" is not understood`);

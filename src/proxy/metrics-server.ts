@@ -1,9 +1,12 @@
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:http';
+import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Registry } from 'prom-client';
 import type { MetricsAddress } from './metrics-address.ts';
 import { listenOn } from './socket.ts';
+
+// Not by `import`, which reads every export, also those that load all of undici and HTTP/2: 15 MiB.
+const { createServer } = process.getBuiltinModule('node:http');
 
 export interface MetricsServer extends AsyncDisposable {
   /** As `HOST:PORT` or `unix:PATH`, with the port that was taken when 0 was asked for. */

@@ -1,10 +1,12 @@
 import { readdirSync } from 'node:fs';
-import { Counter, Gauge, Registry } from 'prom-client';
+import Counter from 'prom-client/lib/counter.js';
+import Gauge from 'prom-client/lib/gauge.js';
+import Registry from 'prom-client/lib/registry.js';
+import { nameOfCode } from '../grpc-status.ts';
 import { Buckets, CountedHistogram } from './histogram.ts';
 import type { MethodName } from './method-names.ts';
 import type { Mode } from './observe.ts';
 import type { CallRecord, CallSink } from './recorder.ts';
-import { nameOfCode } from './status.ts';
 
 const MODES = ['piped', 'intercepted', 'served', 'refused'] as const satisfies Mode[];
 const MODE_INDEX = Object.fromEntries(MODES.map((mode, index) => [mode, index])) as Record<Mode, number>;

@@ -1,44 +1,36 @@
-import { connect } from 'node:http2';
-import { status } from '@grpc/grpc-js';
+import { status } from '../grpc-status.ts';
+import { connected } from './h2/connect.ts';
+import { field } from './h2/fields.ts';
+import { callUnary } from './unary.ts';
 
 /**
  * One unary call on a connection of its own: it shows that the server accepts connections and answers.
  *
  * @returns the gRPC status of the answer; undefined when none came in time
  */
-export function probe(
+export async function probe(
   socket: string,
   path: string,
   message: Uint8Array,
   timeoutMs: number,
 ): Promise<number | undefined> {
-  return new Promise((resolve) => {
-    const session = connect('http://localhost', { path: socket } as object);
-    const finish = (code: number | undefined): void => {
-      clearTimeout(timer);
-      resolve(code);
-      session.destroy();
-    };
-    const timer = setTimeout(finish, timeoutMs, undefined);
-    session.on('error', () => finish(undefined));
-    session.on('close', () => finish(undefined));
-    const stream = session.request({
-      ':method': 'POST',
-      ':path': path,
-      'content-type': 'application/grpc',
-      te: 'trailers',
-    });
-    const read = (headers: Record<string, unknown>): void => {
-      if (headers['grpc-status'] !== undefined) finish(Number(headers['grpc-status']));
-    };
-    stream.on('response', read);
-    stream.on('trailers', read);
-    stream.on('error', () => finish(undefined));
-    stream.resume();
-    const head = Buffer.alloc(5);
-    head.writeUInt32BE(message.length, 1);
-    stream.end(Buffer.concat([head, message]));
-  });
+  const { promise: ended, resolve: end } = Promise.withResolvers<undefined>();
+  const timer = setTimeout(end, timeoutMs, undefined);
+  const connecting = connected(socket, { onClose: () => end(undefined) });
+  try {
+    const connection = await Promise.race([connecting, ended]);
+    if (connection === undefined) return undefined;
+    const answer = await Promise.race([callUnary(connection, field(':path', path), message), ended]);
+    return answer?.code;
+  } catch {
+    return undefined; // nobody is there
+  } finally {
+    clearTimeout(timer);
+    connecting.then(
+      (connection) => connection.destroy(),
+      () => undefined,
+    );
+  }
 }
 
 const SHARED_MS = 1000;

@@ -1,4 +1,4 @@
-import { status } from '@grpc/grpc-js';
+import { status } from '../grpc-status.ts';
 import { type MethodName, MethodNames } from './method-names.ts';
 import type { Mode, ObservedCall, RelayObserver } from './observe.ts';
 import { Beginnings } from './peek.ts';

@@ -1,7 +1,7 @@
 import { createServer, type Socket } from 'node:net';
 import { resolve } from 'node:path';
-import { status } from '@grpc/grpc-js';
 import { GantryError, messageOf } from '../errors.ts';
+import { status } from '../grpc-status.ts';
 import { type Log, logToStderr } from '../log.ts';
 import { Call } from './call.ts';
 import { DEFAULT_DRAIN_TIMEOUT_MS, DEFAULT_UPSTREAM_WAIT_MS } from './defaults.ts';

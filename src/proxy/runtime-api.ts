@@ -1,4 +1,4 @@
-import { status } from '@grpc/grpc-js';
+import { status } from '../grpc-status.ts';
 import type { Connection } from './h2/connection.ts';
 import { type Field, field } from './h2/fields.ts';
 import { callUnary } from './unary.ts';

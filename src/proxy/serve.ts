@@ -1,5 +1,5 @@
-import { status } from '@grpc/grpc-js';
 import { GantryError, REASONS } from '../errors.ts';
+import { status } from '../grpc-status.ts';
 import { type Answered, Exchange } from './exchange.ts';
 import type { Fields } from './h2/fields.ts';
 import type { Stream } from './h2/stream.ts';

@@ -1,8 +1,6 @@
-import { status } from '@grpc/grpc-js';
+import { type StatusCode, status } from '../grpc-status.ts';
 import { type Fields, field } from './h2/fields.ts';
 import { ErrorCode } from './h2/frames.ts';
-
-export type StatusCode = (typeof status)[keyof typeof status] & number;
 
 // grpc-message travels in a header block; clients limit those, and a longer text helps nobody.
 const MESSAGE_CHARACTERS = 1024;
@@ -63,9 +61,4 @@ export function statusOfReset(code: number | undefined): StatusCode {
     default:
       return status.INTERNAL;
   }
-}
-
-/** "NOT_FOUND"; the number itself for a code that gRPC does not have. */
-export function nameOfCode(code: number): string {
-  return status[code] ?? String(code);
 }

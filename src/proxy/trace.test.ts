@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import type { ServerHttp2Stream } from 'node:http2';
 import { stripVTControlCharacters } from 'node:util';
 import { expect, onTestFinished, test, vi } from 'vitest';
-import { formatCall } from '../cli/proxy-trace.ts';
+import { formatCall } from '../cli/follow-trace.ts';
 import { RelayService, TraceEvent } from '../gen/gantry/v1/relay.ts';
 import { Recorder } from './recorder.ts';
 import { Bench, message } from './relay.fixture.ts';

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
-import { status } from '@grpc/grpc-js';
 import { errnoOf, messageOf } from '../errors.ts';
+import { status } from '../grpc-status.ts';
 import type { Log } from '../log.ts';
 import { connected } from './h2/connect.ts';
 import type { Connection } from './h2/connection.ts';

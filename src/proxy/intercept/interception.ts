@@ -1,5 +1,5 @@
-import { status } from '@grpc/grpc-js';
 import { messageOf } from '../../errors.ts';
+import { type StatusCode, status } from '../../grpc-status.ts';
 import type { Log } from '../../log.ts';
 import { timeoutOf } from '../deadline.ts';
 import type { InFlight } from '../drain.ts';
@@ -9,7 +9,6 @@ import type { Stream } from '../h2/stream.ts';
 import { framed } from '../messages.ts';
 import type { ObservedCall } from '../observe.ts';
 import { answer, answeredBy } from '../serve.ts';
-import type { StatusCode } from '../status.ts';
 import type { AnswerRewriter, CallHead, Decision, HeldCall, Interceptor } from './interceptor.ts';
 import { chained, MOST_MESSAGE_BYTES } from './rewriting.ts';
 

@@ -1,4 +1,4 @@
-import type { StatusCode } from '../status.ts';
+import type { StatusCode } from '../../grpc-status.ts';
 
 /**
  * The seam of the relay: whoever wants to look at calls of the CRI, change them, answer them or hold them is an

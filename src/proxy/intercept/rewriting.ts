@@ -1,9 +1,9 @@
-import { status } from '@grpc/grpc-js';
+import { type StatusCode, status } from '../../grpc-status.ts';
 import { type Field, type Fields, fieldValue } from '../h2/fields.ts';
 import type { AnswerStage } from '../h2/splice.ts';
 import type { Stream } from '../h2/stream.ts';
 import { framed, MessageError, MessageReader } from '../messages.ts';
-import { codeOf, decodeMessage, type StatusCode, statusFields } from '../status.ts';
+import { codeOf, decodeMessage, statusFields } from '../status.ts';
 import type { AnswerRewriter } from './interceptor.ts';
 
 /** What gRPC clients of the CRI take at most (kubelet's and crictl's maximum message size). */
