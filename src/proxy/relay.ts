@@ -9,6 +9,7 @@ import { type Accepted, drain, type InFlight } from './drain.ts';
 import { Connection } from './h2/connection.ts';
 import { type Fields, fieldValue } from './h2/fields.ts';
 import { ErrorCode } from './h2/frames.ts';
+import { withPooledReads } from './h2/pooled-socket.ts';
 import { NOBODY, type Stream, type StreamHandler } from './h2/stream.ts';
 import { Interception } from './intercept/interception.ts';
 import type { CallHead, Interceptor } from './intercept/interceptor.ts';
@@ -122,9 +123,10 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
       }
     }
   };
-  const server = createServer((socket: Socket) => {
+  const server = createServer({ pauseOnConnect: true }, (client: Socket) => {
     observer.connectionOpened();
-    const connection = new Connection(
+    const socket = withPooledReads(client, (view) => connection.read(view));
+    const connection: Connection = new Connection(
       'server',
       socket,
       {

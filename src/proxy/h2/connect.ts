@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 import { connect as connectSocket, type Socket } from 'node:net';
-import { ChunkPool } from './chunks.ts';
 import { Connection, type ConnectionHandler } from './connection.ts';
 import type { ConnectionLimits } from './options.ts';
+import { pooledReads } from './pooled-socket.ts';
 
 /**
  * A connection to the server on a unix socket. It can be used at once; if nobody is there, `onClose` says so and all
@@ -28,17 +28,7 @@ function dial(
   handler: ConnectionHandler,
   limits: Partial<ConnectionLimits>,
 ): { connection: Connection; socket: Socket } {
-  const pool = new ChunkPool();
-  const socket = connectSocket({
-    path,
-    onread: {
-      buffer: () => pool.next(),
-      callback: (bytes, buffer) => {
-        connection.read(Buffer.from(buffer.buffer, buffer.byteOffset, bytes));
-        return true;
-      },
-    },
-  });
+  const socket = connectSocket({ path, onread: pooledReads((view) => connection.read(view)) });
   const connection = new Connection('client', socket, handler, limits);
   socket.resume(); // for 'end'; the data does not come that way
   return { connection, socket };

@@ -26,7 +26,7 @@ import {
 import { HeaderBlock } from './header-block.ts';
 import { HpackDecoder, NO_TABLE } from './hpack.ts';
 import { CLIENT_LIMITS, type ConnectionLimits, SERVER_LIMITS } from './options.ts';
-import { Output } from './output.ts';
+import { Output, writeAfter } from './output.ts';
 import { FrameReader, type FrameSink } from './reader.ts';
 import { NOBODY, type ResetCause, Stream, type StreamHandler, type StreamHost } from './stream.ts';
 import { isRequest, isTrailers, statusOf } from './validity.ts';
@@ -120,7 +120,6 @@ export class Connection implements StreamHost, FrameSink {
       () => this.#fail(ErrorCode.SETTINGS_TIMEOUT, 'no SETTINGS came'),
       this.#limits.handshakeTimeoutMs,
     ).unref();
-    socket.on('data', (chunk: Buffer) => this.read(chunk));
     socket.on('end', () => this.#finish({ by: 'socket', code: 0, message: 'the peer closed the connection' }));
     socket.on('error', (error) => this.#finish({ by: 'socket', code: 0, message: messageOf(error) }));
     socket.on('close', () => this.#finish({ by: 'socket', code: 0, message: 'the connection closed' }));
@@ -345,8 +344,12 @@ export class Connection implements StreamHost, FrameSink {
     }
   }
 
-  /** What the socket has read, for a socket that emits no 'data'. The chunk may be overwritten when this returns. */
+  /** What the socket has read. The chunk may be overwritten when this returns. */
   read(chunk: Buffer): void {
+    writeAfter(() => this.#read(chunk));
+  }
+
+  #read(chunk: Buffer): void {
     if (this.#state === 'closed') return;
     try {
       const from = this.#prefaceBytes < PREFACE.length ? this.#readPreface(chunk) : 0;

@@ -9,9 +9,31 @@ const COPY_BYTES = 2048;
 // What one turn may gather before it is written anyway: a large answer flows on while the rest of it is being read.
 const BATCH_BYTES = 64 * 1024;
 
+// Outputs with something to write, while a socket is being read; its reader writes them when it has done.
+let gathering: Output[] | undefined;
+
 /**
- * What a connection has to say, gathered over one turn of the event loop and written at its end: system calls are what a
- * relay costs. Small frames are laid side by side in a slab, large payloads are written from where they arrived.
+ * Runs `read`, and then writes what it has given to any output, at once: going round the event loop first would be a
+ * fifth of what the relay adds to a call.
+ */
+export function writeAfter(read: () => void): void {
+  if (gathering !== undefined) {
+    read();
+    return;
+  }
+  const outputs: Output[] = [];
+  gathering = outputs;
+  try {
+    read();
+  } finally {
+    gathering = undefined;
+    for (const output of outputs) output.flushGathered();
+  }
+}
+
+/**
+ * What a connection has to say, gathered while a chunk is read, or over one turn of the event loop, and written then:
+ * system calls are what a relay costs. Small frames are laid side by side in a slab, large payloads are written from where they arrived.
  */
 export class Output {
   readonly #socket: Duplex;
@@ -179,9 +201,15 @@ export class Output {
     this.#start = this.#at;
   }
 
+  /** @internal Called by `writeAfter`. */
+  flushGathered(): void {
+    this.#flush();
+  }
+
   #schedule(): void {
     if (this.#scheduled || this.#closed) return;
     this.#scheduled = true;
-    setImmediate(this.#flush);
+    if (gathering !== undefined) gathering.push(this);
+    else setImmediate(this.#flush);
   }
 }

@@ -190,6 +190,7 @@ export function bench(
     },
     options.limits,
   );
+  ours.on('data', (chunk: Buffer) => connection.read(chunk));
   if (options.greet ?? true) {
     if (role === 'server') peer.send(PREFACE);
     peer.send(settingsFrame(options.settings ?? []));

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect } from './connect.ts';
 import { Connection } from './connection.ts';
+import { withPooledReads } from './pooled-socket.ts';
 import { list } from './raw-peer.fixture.ts';
 import { type CallEnd, type Loss, type Progress, Splice, type SpliceObserver } from './splice.ts';
 
@@ -29,7 +30,7 @@ export class EngineRelay implements AsyncDisposable {
 
   private constructor(folder: string) {
     this.folder = folder;
-    this.#server = createServer((socket) => this.#serve(socket));
+    this.#server = createServer({ pauseOnConnect: true }, (socket) => this.#serve(socket));
   }
 
   static async make(): Promise<EngineRelay> {
@@ -46,7 +47,8 @@ export class EngineRelay implements AsyncDisposable {
     return join(this.folder, 'upstream.sock');
   }
 
-  #serve(socket: Socket): void {
+  #serve(client: Socket): void {
+    const socket = withPooledReads(client, (view) => connection.read(view));
     this.#sockets.add(socket);
     socket.on('close', () => this.#sockets.delete(socket));
     const connection: Connection = new Connection('server', socket, {
