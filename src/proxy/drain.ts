@@ -3,7 +3,6 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type StatusCode, status } from '../grpc-status.ts';
 import type { Connection } from './h2/connection.ts';
 
-const POLL_MS = 20;
 const FLUSH_MS = 100;
 
 /** A call that has not been answered. */
@@ -32,8 +31,8 @@ export async function drain(
 ): Promise<number> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   for (const { connection } of accepted) connection.close();
-  const deadline = performance.now() + timeoutMs;
-  while (calls.size > 0 && performance.now() < deadline) await delay(POLL_MS);
+  // A connection closes when its client has read the GOAWAY and its calls have ended: until then calls may still come.
+  await Promise.race([closed, delay(timeoutMs, undefined, { ref: false })]);
   const cut = calls.size;
   for (const call of calls)
     call.fail(status.UNAVAILABLE, 'gantry proxy is stopping; the call may have been carried out or not');

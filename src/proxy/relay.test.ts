@@ -5,6 +5,9 @@ import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ServerUnaryCall, ServerWritableStream, sendUnaryData } from '@grpc/grpc-js';
 import { expect, onTestFinished, test, vi } from 'vitest';
+import { Field } from './h2/fields.ts';
+import { Flag, FrameType, PREFACE, settingsFrame } from './h2/frames.ts';
+import { dataFrame, headersFrame, RawPeer, REQUEST } from './h2/raw-peer.fixture.ts';
 import { Bench, message, methods } from './relay.fixture.ts';
 
 const UNARY = methods.unary.path;
@@ -112,6 +115,25 @@ test('closing lets calls in flight finish and takes no new ones', async () => {
   expect((await answering).trailers?.['grpc-status']).toBe('0');
   await closed;
   expect(bench.events.at(-1)).toMatchObject({ event: 'stopped', callsCut: 0 });
+});
+
+test('a call that a client sends before it has read the GOAWAY is answered, though none was in flight', async () => {
+  await using bench = await Bench.make();
+  await bench.grpcServer({ unary: echo });
+  const relay = await bench.relay({ drainTimeoutMs: 30_000 });
+  const socket = connect(bench.listen);
+  const client = new RawPeer(socket, 'client');
+  client.send(PREFACE, settingsFrame([]));
+  await client.ping();
+  const closed = relay.close();
+  await client.goaway();
+  await delay(300); // it has not got round to it yet, nor to the PING that asks whether it has
+  const headers = REQUEST.map((one) => (one.name === ':path' ? new Field(':path', UNARY) : one));
+  client.send(headersFrame(1, headers), dataFrame(1, message('late'), Flag.END_STREAM));
+  await client.frame(({ type, flags }) => type === FrameType.HEADERS && (flags & Flag.END_STREAM) !== 0);
+  expect(client.dataBytes(1)).toBe(message('late').length);
+  await closed;
+  expect(bench.events).toContainEqual(expect.objectContaining({ event: 'stopped', callsCut: 0 }));
 });
 
 test('calls that outlast the drain are cut off with a status, and cancelled upstream', async () => {

@@ -142,3 +142,34 @@ test('the Version of a runtime of v1 crosses as bytes, as soon as that is known'
   for (let i = 0; i < 2; i += 1) expect((await client.call(`/runtime.v1.${VERSION}`)).body).toEqual(message(told));
   expect(modes).toEqual(['intercepted', 'piped']);
 });
+
+test('a runtime that says that it is still starting is waited for like one that is not there', async () => {
+  await using bench = await Bench.make();
+  const seen: string[] = [];
+  let started = false;
+  await bench.rawServer((stream, headers) => {
+    stream.resume();
+    seen.push(headers[':path'] ?? '');
+    // containerd accepts connections before its CRI plugin is loaded ("server is not initialized yet").
+    if (!started) stream.respond({ ...HEAD, 'grpc-status': '14' }, { endStream: true });
+    else answerWith(stream, Buffer.from('x'));
+  });
+  await bench.relay({ runtimeApi: 'auto', upstreamWaitMs: 10_000 });
+  const answering = bench.rawClient().call('/runtime.v1.RuntimeService/Status');
+  await delay(100);
+  started = true;
+  expect((await answering).trailers?.['grpc-status']).toBe('0');
+  expect(seen.filter((path) => path.endsWith('/Status'))).toHaveLength(1);
+});
+
+test('one that never gets ready is waited for as long as was said, and no longer', async () => {
+  await using bench = await Bench.make();
+  await bench.rawServer((stream) => {
+    stream.resume();
+    stream.respond({ ...HEAD, 'grpc-status': '14' }, { endStream: true });
+  });
+  await bench.relay({ runtimeApi: 'auto', upstreamWaitMs: 200 });
+  const { headers } = await bench.rawClient().call('/runtime.v1.RuntimeService/Status');
+  expect(headers?.['grpc-status']).toBe('14');
+  expect(decodeURIComponent(String(headers?.['grpc-message']))).toContain('waited 200 ms');
+});

@@ -11,10 +11,14 @@ const V1ALPHA2 = '/runtime.v1alpha2.';
 const VERSION = 'RuntimeService/Version';
 const CACHED_PATHS = 200;
 
-/** Asks a runtime whether it has v1, and else whether it has v1alpha2; undefined when it does not say. */
-export async function askRuntimeApi(connection: Connection): Promise<RuntimeApi | undefined> {
+/**
+ * Asks a runtime whether it has v1, and else whether it has v1alpha2; undefined when it does not say. `starting` when it
+ * says UNAVAILABLE: containerd accepts connections before its CRI plugin does ("server is not initialized yet").
+ */
+export async function askRuntimeApi(connection: Connection): Promise<RuntimeApi | 'starting' | undefined> {
   const v1 = await callUnary(connection, field(':path', V1 + VERSION));
   if (v1 === undefined) return undefined;
+  if (v1.code === status.UNAVAILABLE) return 'starting';
   // Any other error is one of a method that is there. A runtime without either keeps its own words for it.
   if (v1.code !== status.UNIMPLEMENTED) return 'v1';
   const v1alpha2 = await callUnary(connection, field(':path', V1ALPHA2 + VERSION));

@@ -13,6 +13,7 @@ import type { Ask } from './subjects.ts';
 import { callUnary } from './unary.ts';
 
 const POLL_MS = 50;
+const STARTING_POLL_MS = 10;
 // How long calls wait for the runtime to say which version it speaks. One that hangs is none of the relay's to answer for.
 const ASK_MS = 500;
 // Stream IDs are odd 31-bit numbers and never reused: a connection takes no more after a billion calls, some years at
@@ -116,7 +117,7 @@ export class Upstream {
     do {
       try {
         const session = await this.#dial();
-        if (this.#asks) await Promise.race([this.#ask(session), delay(ASK_MS, undefined, { ref: false })]);
+        if (this.#asks) await this.#started(session);
         if (this.#closed) session.destroy();
         else if (session.usable) return this.#open(session);
         else await delay(POLL_MS);
@@ -144,9 +145,19 @@ export class Upstream {
     return session;
   }
 
+  /** Asks until the runtime no longer says that it is starting, and nobody longer than somebody waits for it. */
+  async #started(session: Connection): Promise<void> {
+    while (session.usable && this.#waiting > 0 && !this.#closed) {
+      const answer = await Promise.race([this.#ask(session), delay(ASK_MS, undefined, { ref: false })]);
+      if (answer !== 'starting') return;
+      await delay(STARTING_POLL_MS);
+    }
+  }
+
   /** An answer that comes late still counts. */
-  async #ask(session: Connection): Promise<void> {
+  async #ask(session: Connection): Promise<'starting' | undefined> {
     const api = await askRuntimeApi(session);
+    if (api === 'starting') return api;
     if (api === undefined) return;
     this.#apiKnown = true;
     if (api === this.#api) return;
