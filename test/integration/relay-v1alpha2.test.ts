@@ -39,7 +39,9 @@ afterAll(async () => {
 });
 
 test('Version is that of a runtime of v1, and otherwise what the runtime says', async () => {
-  const [through, without] = await Promise.all([relayed, direct].map((one) => call(one, Runtime.version, { version: '' })));
+  const [through, without] = await Promise.all(
+    [relayed, direct].map((one) => call(one, Runtime.version, { version: '' })),
+  );
   expect(through).toEqual(without);
   expect(through).toMatchObject({ runtimeName: 'containerd', runtimeApiVersion: 'v1' });
 });
