@@ -36,7 +36,7 @@ demo: build root ## a Redis with an open connection moves between two nodes and 
 lint: src/gen/.stamp ## types, format and lint, shell scripts: zero warnings
 	$(node) node_modules/typescript/bin/tsc
 	node_modules/.bin/biome check --error-on-warnings src hack test vitest.config.ts package.json tsconfig.json biome.json
-	shellcheck hack/setup hack/generate hack/lab bin/gantry $(shell find src hack -name '*.sh')
+	shellcheck hack/setup hack/generate hack/lab bin/gantry $(shell find src hack test -name '*.sh')
 
 .PHONY: test-unit
 test-unit: src/gen/.stamp ## only the tests that need neither root nor a lab

@@ -27,7 +27,7 @@ export function proxyCommand(): Command {
       .option('--check', 'check configuration and flags, print what they come to, and exit with 0 or 2')
       .option('--listen <socket>', 'serve the CRI here (default: /run/gantry/cri.sock)')
       .option('--upstream <socket>', "the runtime's socket (default: /run/containerd/containerd.sock)")
-      .option('--upstream-wait <ms>', 'how long a call waits for a runtime that is not there (default: 1000)')
+      .option('--upstream-wait <ms>', 'how long a call waits for a runtime that is not there (default: 5000)')
       .option('--drain-timeout <ms>', 'how long calls in flight may go on after SIGTERM (default: 5000)')
       .option('--metrics <address>', 'serve Prometheus metrics on a loopback HOST:PORT or unix:PATH (default: off)')
       .option('--log-level <level>', 'trace, debug, info, warn or error (default: info)')
@@ -57,7 +57,7 @@ The configuration has the same settings; flags win over it:
   proxy:
     listen: /run/gantry/cri.sock
     upstream: /run/containerd/containerd.sock
-    upstreamWaitMs: 1000
+    upstreamWaitMs: 5000
     drainTimeoutMs: 5000
     metrics: 127.0.0.1:9464      # or unix:/run/gantry/metrics.sock
     logLevel: info               # debug also shows List and Status calls

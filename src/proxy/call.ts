@@ -10,6 +10,7 @@ import type { Stream } from './h2/stream.ts';
 import type { Prepared } from './intercept/interception.ts';
 import { Rewriting } from './intercept/rewriting.ts';
 import { framed, MessageError } from './messages.ts';
+import { METHODS } from './methods.ts';
 import type { ObservedCall } from './observe.ts';
 import { codeOf, statusFields, statusOfReset } from './status.ts';
 import type { Upstream } from './upstream.ts';
@@ -19,6 +20,7 @@ import type { Upstream } from './upstream.ts';
  * What happens to the frames, and the states of a call, are `Splice`'s.
  */
 export class Call implements SpliceObserver, InFlight {
+  readonly endless: boolean;
   readonly #splice: Splice;
   readonly #path: string;
   readonly #upstream: Upstream;
@@ -45,6 +47,7 @@ export class Call implements SpliceObserver, InFlight {
     whenClosed: (call: Call) => void,
   ) {
     this.#path = path;
+    this.endless = METHODS[path.slice(path.lastIndexOf('/') + 1)]?.kind === 'watch';
     this.#upstream = upstream;
     this.#log = log;
     this.#observed = observed;

@@ -7,6 +7,8 @@ const FLUSH_MS = 100;
 
 /** A call that has not been answered. */
 export interface InFlight {
+  /** It ends only when somebody ends it: an event stream. */
+  readonly endless: boolean;
   /** Ends it with a status of the relay's own, in whatever form the client can still take it. */
   fail(code: StatusCode, message: string): void;
 }
@@ -31,6 +33,8 @@ export async function drain(
 ): Promise<number> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   for (const { connection } of accepted) connection.close();
+  // Nobody waits for these: a successor cannot take over the socket before this process has gone.
+  for (const call of calls) if (call.endless) call.fail(status.UNAVAILABLE, 'gantry proxy is stopping');
   // A connection closes when its client has read the GOAWAY and its calls have ended: until then calls may still come.
   await Promise.race([closed, delay(timeoutMs, undefined, { ref: false })]);
   const cut = calls.size;

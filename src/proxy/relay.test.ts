@@ -136,6 +136,33 @@ test('a call that a client sends before it has read the GOAWAY is answered, thou
   expect(bench.events).toContainEqual(expect.objectContaining({ event: 'stopped', callsCut: 0 }));
 });
 
+test('event streams do not hold up the end: they are told at once, and the calls beside them finish', async () => {
+  await using bench = await Bench.make();
+  const arrived = Promise.withResolvers<void>();
+  await bench.rawServer((stream, headers) => {
+    stream.resume();
+    stream.respond(GRPC, { waitForTrailers: true });
+    stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0' }));
+    if (headers[':path']?.endsWith('/GetContainerEvents') === true) stream.write(message('an event'));
+    else {
+      arrived.resolve();
+      setTimeout(() => stream.end(message('done')), 200);
+    }
+  });
+  const relay = await bench.relay({ drainTimeoutMs: 60_000 });
+  const client = bench.rawClient();
+  const events = client.request('/runtime.v1.RuntimeService/GetContainerEvents');
+  const ended = client.answer(events);
+  const begun = once(events, 'response');
+  events.end(message(''));
+  await begun;
+  const call = client.call(UNARY);
+  await arrived.promise;
+  await relay.close();
+  expect((await ended).trailers).toMatchObject({ 'grpc-status': '14', 'grpc-message': 'gantry proxy is stopping' });
+  expect((await call).trailers).toMatchObject({ 'grpc-status': '0' });
+});
+
 test('calls that outlast the drain are cut off with a status, and cancelled upstream', async () => {
   await using bench = await Bench.make();
   const cancelled = Promise.withResolvers<void>();

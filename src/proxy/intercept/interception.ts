@@ -43,6 +43,7 @@ export interface InterceptionContext {
 export class Interception implements InFlight, HeldCall {
   readonly service: CallHead['service'];
   readonly method: string;
+  readonly endless = false; // until it has been let pass
   readonly #interceptors: readonly Interceptor[];
   readonly #context: InterceptionContext;
   readonly #exchange: Exchange;
