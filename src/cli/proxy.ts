@@ -28,7 +28,7 @@ export function proxyCommand(): Command {
       .option('--listen <socket>', 'serve the CRI here (default: /run/gantry/cri.sock)')
       .option('--upstream <socket>', "the runtime's socket (default: /run/containerd/containerd.sock)")
       .option('--upstream-wait <ms>', 'how long a call waits for a runtime that is not there (default: 5000)')
-      .option('--drain-timeout <ms>', 'how long calls in flight may go on after SIGTERM (default: 5000)')
+      .option('--drain-timeout <ms>', 'how long calls in flight may go on after SIGTERM (default: 3000)')
       .option('--metrics <address>', 'serve Prometheus metrics on a loopback HOST:PORT or unix:PATH (default: off)')
       .option('--log-level <level>', 'trace, debug, info, warn or error (default: info)')
       .option('--runtime-api <version>', "the runtime's version of the CRI: auto, v1 or v1alpha2 (default: auto)")
@@ -58,7 +58,7 @@ The configuration has the same settings; flags win over it:
     listen: /run/gantry/cri.sock
     upstream: /run/containerd/containerd.sock
     upstreamWaitMs: 5000
-    drainTimeoutMs: 5000
+    drainTimeoutMs: 3000
     metrics: 127.0.0.1:9464      # or unix:/run/gantry/metrics.sock
     logLevel: info               # debug also shows List and Status calls
     runtimeApi: auto

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import {
   ErrorCode,
   Flag,
@@ -547,3 +547,38 @@ test('a client that does not acknowledge the PING of a graceful end is not waite
 test('number32Frame writes what it is given', () => {
   expect(number32Frame(FrameType.WINDOW_UPDATE, 3, 0x01020304).toString('hex')).toBe('00000408000000000301020304');
 });
+
+test('an acknowledgement of a PING goes with what is written next, and by itself when nothing is', async () => {
+  const { peer, streams } = bench('server');
+  peer.send(headersFrame(1, REQUEST, Flag.END_STREAM));
+  await vi.waitFor(() => expect(streams).toHaveLength(1));
+  const chunks: Buffer[] = [];
+  peer.socket.on('data', (chunk: Buffer) => chunks.push(chunk));
+  peer.send(frame(FrameType.PING, 0, 0, Buffer.from('measured')));
+  await new Promise((resolve) => setImmediate(resolve));
+  streams[0]?.stream.sendHeaders(list([':status', '200']), true);
+  await vi.waitFor(() => expect(chunks).toHaveLength(1));
+  expect(chunks[0]?.includes('measured')).toBe(true); // one write
+  await peer.ping(); // nothing else is written
+});
+
+test('a flood of acknowledgements and frames fills slab after slab, and nothing of it is lost', async () => {
+  const { peer } = bench('server');
+  const count = 5000;
+  peer.send(
+    ...Array.from({ length: count }, (_, i) => [frame(FrameType.PING, 0, 0, pingOf(i)), settingsFrame([])]).flat(),
+  );
+  await peer.frame(({ type, payload }) => type === FrameType.PING && payload.equals(pingOf(count - 1)));
+  const acks = peer.frames.filter(({ type, flags }) => type === FrameType.PING && flags === Flag.ACK);
+  expect(acks.map(({ payload }) => payload.readUInt32BE(4))).toEqual(Array.from({ length: count }, (_, i) => i));
+  // One more for the first SETTINGS.
+  expect(peer.frames.filter(({ type, flags }) => type === FrameType.SETTINGS && flags === Flag.ACK)).toHaveLength(
+    count + 1,
+  );
+});
+
+function pingOf(number: number): Buffer {
+  const payload = Buffer.alloc(8);
+  payload.writeUInt32BE(number, 4);
+  return payload;
+}

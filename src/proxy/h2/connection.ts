@@ -495,7 +495,7 @@ export class Connection implements StreamHost, FrameSink {
     if (ack) return;
     if (!this.#settled) this.#peerMaxStreams = LARGEST_STREAM_ID; // unless it says otherwise (RFC 9113 6.5.2)
     for (let at = 0; at < payload.length; at += 6) this.#set(payload.readUInt16BE(at), read32(payload, at + 2));
-    writeHead(this.output.slab, this.output.reserve(FRAME_HEAD_BYTES), 0, FrameType.SETTINGS, Flag.ACK, 0);
+    this.output.write(frame(FrameType.SETTINGS, Flag.ACK, 0));
     if (!this.#settled) {
       this.#settled = true;
       clearTimeout(this.#handshakeTimer);
@@ -537,7 +537,8 @@ export class Connection implements StreamHost, FrameSink {
     if (streamId !== 0) throw protocol('PING of a stream');
     if (payload.length !== 8) throw new ConnectionError(ErrorCode.FRAME_SIZE_ERROR, 'PING');
     this.#countIdle();
-    if ((flags & Flag.ACK) === 0) this.output.write(frame(FrameType.PING, Flag.ACK, 0, payload));
+    // grpc-go pings with every message, to measure; a write for each acknowledgement would wake it before the client.
+    if ((flags & Flag.ACK) === 0) this.output.writeLater(frame(FrameType.PING, Flag.ACK, 0, payload));
     else if (this.#drainTimer !== undefined && payload.equals(DRAIN_PING)) this.#cut();
   }
 

@@ -8,6 +8,7 @@ const SLAB_BYTES = 32 * 1024;
 const COPY_BYTES = 2048;
 // What one turn may gather before it is written anyway: a large answer flows on while the rest of it is being read.
 const BATCH_BYTES = 64 * 1024;
+const LATER_MS = 5;
 
 // Outputs with something to write, while a socket is being read; its reader writes them when it has done.
 let gathering: Output[] | undefined;
@@ -47,6 +48,7 @@ export class Output {
   #pieceBytes = 0;
   #held: Buffer[] = []; // views of others' memory that the kernel may not have taken yet
   #scheduled = false;
+  #later: NodeJS.Timeout | undefined;
   #blocked = false;
   #closed = false;
   readonly #flush = (): void => {
@@ -79,6 +81,11 @@ export class Output {
 
   /** Room for `bytes` in one piece; the caller writes them into `slab` from the returned offset on, at once. */
   reserve(bytes: number): number {
+    this.#schedule();
+    return this.#place(bytes);
+  }
+
+  #place(bytes: number): number {
     if (this.#at + bytes > this.#slab.length) {
       this.#closePiece();
       this.#slab = Buffer.allocUnsafeSlow(Math.max(SLAB_BYTES, bytes));
@@ -87,7 +94,6 @@ export class Output {
     }
     const at = this.#at;
     this.#at += bytes;
-    this.#schedule();
     return at;
   }
 
@@ -98,6 +104,16 @@ export class Output {
   write(bytes: Buffer): void {
     const at = this.reserve(bytes.length);
     bytes.copy(this.#slab, at);
+  }
+
+  /** Bytes that nobody waits for: they go with what is written next, or by themselves after some milliseconds. */
+  writeLater(bytes: Buffer): void {
+    const at = this.#place(bytes.length); // first: it may be another slab afterwards
+    bytes.copy(this.#slab, at);
+    this.#later ??= setTimeout(() => {
+      this.#later = undefined;
+      this.flush();
+    }, LATER_MS).unref();
   }
 
   /** A frame whose payload is one 32-bit number. */
@@ -167,6 +183,7 @@ export class Output {
   /** Nothing more is written. What is still held is left to the garbage collector: a write may be reading it. */
   close(): void {
     this.#closed = true;
+    clearTimeout(this.#later);
     this.#pieces = [];
     this.#held = [];
   }
