@@ -9,6 +9,7 @@ const COPY_BYTES = 2048;
 // What one turn may gather before it is written anyway: a large answer flows on while the rest of it is being read.
 const BATCH_BYTES = 64 * 1024;
 const LATER_MS = 5;
+const LATER_BYTES = 1024;
 
 // Outputs with something to write, while a socket is being read; its reader writes them when it has done.
 let gathering: Output[] | undefined;
@@ -106,10 +107,11 @@ export class Output {
     bytes.copy(this.#slab, at);
   }
 
-  /** Bytes that nobody waits for: they go with what is written next, or by themselves after some milliseconds. */
+  /** A few bytes that nobody waits for: they go with what is written next, or by themselves after some milliseconds. */
   writeLater(bytes: Buffer): void {
     const at = this.#place(bytes.length); // first: it may be another slab afterwards
     bytes.copy(this.#slab, at);
+    if (this.#at - this.#start > LATER_BYTES) this.#schedule();
     this.#later ??= setTimeout(() => {
       this.#later = undefined;
       this.flush();
