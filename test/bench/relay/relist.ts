@@ -7,8 +7,8 @@ import type { Way, WayName } from './ways.ts';
 const LISTS = [request('ListPodSandbox'), request('ListContainers')];
 
 /**
- * What kubelet's relist asks, once a second: both lists, and here also the status of every pod, one after the other. All
- * ways at the same time, each on a connection of its own.
+ * What kubelet's relist asks, once a second: both lists, and the status of pods, one after the other; kubelet asks for
+ * those in which something has changed. All ways at the same time, each on a connection of its own.
  *
  * @returns CPU of the process in between, in percent of one core
  */
