@@ -8,7 +8,7 @@ const { metafile } = await build({
   entryPoints: { gantry: 'src/cli/main.ts' },
   outdir: 'dist',
   outExtension: { '.js': '.mjs' },
-  chunkNames: 'chunks/[name]-[hash]',
+  chunkNames: '[name]-[hash]', // beside the shell scripts, which are found from there
   bundle: true,
   splitting: true,
   platform: 'node',
@@ -23,9 +23,9 @@ const { metafile } = await build({
 });
 
 // Those of earlier builds.
-for (const name of readdirSync('dist/chunks')) {
-  const path = join('dist/chunks', name);
-  if (!(path in metafile.outputs)) rmSync(path);
+for (const name of readdirSync('dist')) {
+  const path = join('dist', name);
+  if (/\.mjs(\.map)?$/.test(name) && !(path in metafile.outputs)) rmSync(path);
 }
 
 // Shell scripts that other programs run.
