@@ -21,7 +21,7 @@ src/gen/.stamp: package-lock.json hack/generate $(shell find proto -type f) | se
 .PHONY: build
 build: dist/gantry.mjs ## bundle the program; leaves bin/gantry
 
-dist/gantry.mjs: src/gen/.stamp $(sources) | setup
+dist/gantry.mjs: src/gen/.stamp hack/bundle.ts $(sources) | setup
 	$(node) hack/bundle.ts
 
 .PHONY: root
