@@ -5,9 +5,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { parseConfig } from '../../src/agent/config.ts';
 import { makeAuthority, makeNodeCertificate } from '../../src/agent/pki.ts';
 import type { Reason } from '../../src/errors.ts';
-import { ContainerState, ImageServiceService, NamespaceMode, RemoveImageRequest } from '../../src/gen/cri.ts';
+import { ContainerState, NamespaceMode } from '../../src/gen/cri.ts';
 import { Cri } from '../../src/runtime/cri.ts';
-import { connectSocket, unary } from '../../src/runtime/grpc.ts';
 import { connectPeer } from '../../src/transfer/peer.ts';
 import type { NodeEnvironment } from '../lab.ts';
 import { addContainer, type Pod } from '../pods.ts';
@@ -209,76 +208,6 @@ test('a peer cannot name a path as its operation', async () => {
   socket.destroy();
   expect(outcome).toBe('none');
   await expectUntouched();
-});
-
-describe('what a node lacks', () => {
-  test.each(['a', 'b'] as const)('CRIU on node %s', async (name) => {
-    {
-      await using _ = await world.withoutCriu(world[name]);
-      await migrateFails('CRIU_MISSING', /CRIU/, name === 'b' ? 'on node b' : /./);
-    }
-    await expectUntouched();
-  });
-
-  test("the container's image on the peer", async () => {
-    const client = connectSocket(world.b.runtimeSocket);
-    const request = RemoveImageRequest.fromPartial({ image: { image: world.images.redis } });
-    await unary(client, ImageServiceService.removeImage, request, { timeoutMs: 10_000 });
-    client.close();
-    try {
-      await migrateFails('IMAGE_MISSING', 'node b', world.images.redis);
-    } finally {
-      const archive = `/opt/gantry/.lab/images/${world.suite}/redis.tar`;
-      await world.exec(world.b, 'ctr', '-n', 'k8s.io', 'images', 'import', archive);
-    }
-    await expectUntouched();
-  });
-
-  test.each(['a', 'b'] as const)('containerd on node %s', async (name) => {
-    {
-      await using _ = await world.without(world[name], 'containerd');
-      await migrateFails('RUNTIME_UNAVAILABLE', name === 'b' ? 'on node b' : /containers/);
-    }
-    await expectUntouched();
-  });
-
-  test('a containerd that answers', async () => {
-    {
-      using _ = await world.halted(world.a, 'containerd');
-      await migrateFails('RUNTIME_UNAVAILABLE', /listing containers/);
-    }
-    await expectUntouched();
-  });
-
-  test('an agent on this node', async () => {
-    {
-      await using _ = await world.without(world.a, 'agent');
-      await migrateFails('AGENT_UNAVAILABLE', 'agent.sock');
-    }
-    await expectUntouched();
-  });
-});
-
-describe('space for the memory images', () => {
-  test.each(['a', 'b'] as const)('is too small on node %s from the beginning', async (name) => {
-    {
-      await using _ = await world.smallFolder(world[name], '/run/gantry/images', 4);
-      await migrateFails('NO_SPACE', '/run/gantry/images', /4 MiB free/, name === 'b' ? 'on node b' : /./);
-    }
-    await expectUntouched();
-  });
-
-  test.each(['a', 'b'] as const)('fills up on node %s in the middle', async (name) => {
-    const node = world[name];
-    {
-      await using _ = await world.smallFolder(node, '/run/gantry/images', 96);
-      const migration = world.begin(world.a, 'migrate', pod.container, '--to', 'b');
-      await migration.reached('placeholder');
-      await world.shell(node, 'fallocate -l 88m /run/gantry/images/filler');
-      expectReason(await migration.ended, 'NO_SPACE', /No space left|space/);
-    }
-    await expectUntouched();
-  });
 });
 
 describe('pods that cannot move yet', () => {

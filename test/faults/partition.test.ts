@@ -33,7 +33,6 @@ describe('a cut before the commit', () => {
   test.each([
     ['placeholder', 0],
     ['dump', 100],
-    ['send memory', 0],
   ])('after "%s" and %i ms: the container goes on here while the network is still cut', async (phase, delayMs) => {
     const command = migrate();
     await command.reached(phase);
@@ -52,7 +51,7 @@ describe('a cut before the commit', () => {
     await world.expectNothingLeft();
   });
 
-  test('breaks none of many connections that wait for an answer', async () => {
+  test('while it is restored breaks none of many connections that wait for an answer', async () => {
     // Each has asked for something at the moment of the freeze: what the kernel then cannot send, it tries again and
     // again, and after some tries it may give the connection up.
     const clients = await Promise.all(Array.from({ length: 64 }, () => RedisConnection.open(served.pod.address)));

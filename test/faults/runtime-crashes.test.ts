@@ -5,7 +5,8 @@ import { Cri } from '../../src/runtime/cri.ts';
 import { type Moment, moments, type Served, World } from './world.ts';
 
 /*
- * containerd is killed at a moment of a migration; its supervisor starts it again 0.2 s later. Containers go on without it.
+ * containerd is killed at a moment of a migration; its supervisor starts it again 0.2 s later. Containers go on without
+ * it. Then the application itself.
  */
 
 let world: World;
@@ -92,7 +93,6 @@ describe('the application is killed', () => {
       ],
       [
         ['placeholder', 0],
-        ['freeze', 0],
         ['send memory', 0],
       ],
     ),
