@@ -20,7 +20,6 @@ import type { Upstream } from './upstream.ts';
  * What happens to the frames, and the states of a call, are `Splice`'s.
  */
 export class Call implements SpliceObserver, InFlight {
-  readonly endless: boolean;
   readonly #splice: Splice;
   readonly #path: string;
   readonly #upstream: Upstream;
@@ -47,13 +46,17 @@ export class Call implements SpliceObserver, InFlight {
     whenClosed: (call: Call) => void,
   ) {
     this.#path = path;
-    this.endless = METHODS[path.slice(path.lastIndexOf('/') + 1)]?.kind === 'watch';
     this.#upstream = upstream;
     this.#log = log;
     this.#observed = observed;
     this.#whenClosed = whenClosed;
     this.#splice = new Splice(down, headers, endStream, this);
     this.#splice.peek = observed.peek;
+  }
+
+  /** Asked at the end of the relay alone, and so not found out for every call. */
+  get endless(): boolean {
+    return METHODS[this.#path.slice(this.#path.lastIndexOf('/') + 1)]?.kind === 'watch';
   }
 
   /** The call was intercepted: its request has been read, and perhaps changed. Before `start`. */

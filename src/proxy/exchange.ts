@@ -38,12 +38,12 @@ export class Exchange implements StreamHandler {
     down: Stream,
     headers: Fields,
     mostBytes: number,
-    on: { request: (request: Uint8Array) => void; refused: (why: Answered) => void; gone?: () => void },
+    on: { request: (request: Uint8Array) => void; refused: (why: Answered) => void; gone: () => void },
   ) {
     this.#down = down;
     this.#onRequest = on.request;
     this.#onRefused = on.refused;
-    this.#onGone = on.gone ?? (() => undefined);
+    this.#onGone = on.gone;
     this.#reader = new MessageReader(fieldValue(headers, 'grpc-encoding'), mostBytes);
     down.handler = this;
   }
@@ -75,10 +75,10 @@ export class Exchange implements StreamHandler {
     else this.#onRequest(request);
   }
 
-  abort(reason?: unknown): void {
+  abort(): void {
     if (this.#aborted) return;
     this.#aborted = true;
-    this.#abort?.abort(reason);
+    this.#abort?.abort();
     this.#whenTaken?.();
   }
 

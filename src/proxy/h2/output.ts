@@ -11,8 +11,8 @@ const BATCH_BYTES = 64 * 1024;
 const LATER_MS = 5;
 const LATER_BYTES = 1024;
 
-// Outputs with something to write, while a socket is being read; its reader writes them when it has done.
-let gathering: Output[] | undefined;
+// Writes of the outputs that have something to say, while a socket is being read; made when its reader has done.
+let gathering: (() => void)[] | undefined;
 
 /**
  * Runs `read`, and then writes what it has given to any output, at once: going round the event loop first would be a
@@ -23,19 +23,20 @@ export function writeAfter(read: () => void): void {
     read();
     return;
   }
-  const outputs: Output[] = [];
-  gathering = outputs;
+  const writes: (() => void)[] = [];
+  gathering = writes;
   try {
     read();
   } finally {
     gathering = undefined;
-    for (const output of outputs) output.flushGathered();
+    for (const write of writes) write();
   }
 }
 
 /**
  * What a connection has to say, gathered while a chunk is read, or over one turn of the event loop, and written then:
- * system calls are what a relay costs. Small frames are laid side by side in a slab, large payloads are written from where they arrived.
+ * system calls are what a relay costs. Small frames are laid side by side in a slab, large payloads are written from
+ * where they arrived.
  */
 export class Output {
   readonly #socket: Duplex;
@@ -220,15 +221,10 @@ export class Output {
     this.#start = this.#at;
   }
 
-  /** @internal Called by `writeAfter`. */
-  flushGathered(): void {
-    this.#flush();
-  }
-
   #schedule(): void {
     if (this.#scheduled || this.#closed) return;
     this.#scheduled = true;
-    if (gathering !== undefined) gathering.push(this);
+    if (gathering !== undefined) gathering.push(this.#flush);
     else setImmediate(this.#flush);
   }
 }
