@@ -60,6 +60,13 @@ describe('a relay that is stopped', () => {
     expect(kind(call({ endedAt: 6010, details: STOPPING }), stopped)).toBe('had-to-fail');
   });
 
+  test('excuses event streams, which end at once', () => {
+    const events = { method: 'GetContainerEvents', details: STOPPING };
+    expect(kind(call({ ...events, endedAt: 1010 }), stopped)).toBe('had-to-fail');
+    expect(kind(call({ ...events, endedAt: 990 }), stopped)).toBe('offence');
+    expect(kind(call({ ...events, startedAt: 2000, endedAt: 2010 }), stopped)).toBe('offence');
+  });
+
   test.each([
     ['that was cut off before', { endedAt: 5000, details: STOPPING }],
     ['whose connection broke', { endedAt: 6010 }],

@@ -1,4 +1,5 @@
 import { status } from '@grpc/grpc-js';
+import { METHODS } from '../../src/proxy/methods.ts';
 import type { Fault, RelayFault, RelayName, RuntimeFault } from './faults.ts';
 
 /** One call as its client saw it. */
@@ -33,6 +34,7 @@ export type Verdict =
 export type Excuse =
   | 'in flight on the relay when it was killed'
   | 'longer than the drain timeout of the relay'
+  | 'an event stream, which a relay that stops ends at once'
   | 'in flight at containerd when it was killed'
   | 'containerd was away longer than the relay waits';
 
@@ -83,10 +85,11 @@ function excuseOf(call: CallRecord, fault: Fault, limits: Limits): Excuse | unde
 
 function excuseOfRelay(call: CallRecord, fault: RelayFault, { drainTimeoutMs }: Limits): Excuse | undefined {
   if (fault.kind === 'relay-stopped') {
-    const isCut =
-      RELAY_STOPPING.test(call.details) &&
-      call.startedAt <= fault.at + GOAWAY_MS &&
-      call.endedAt >= fault.at + drainTimeoutMs - TIMER_MS;
+    if (!RELAY_STOPPING.test(call.details) || call.startedAt > fault.at + GOAWAY_MS) return undefined;
+    if (METHODS[call.method]?.kind === 'watch') {
+      return call.endedAt >= fault.at ? 'an event stream, which a relay that stops ends at once' : undefined;
+    }
+    const isCut = call.endedAt >= fault.at + drainTimeoutMs - TIMER_MS;
     return isCut ? 'longer than the drain timeout of the relay' : undefined;
   }
   const gone = fault.gone ?? Number.POSITIVE_INFINITY;
