@@ -1,3 +1,4 @@
+import { writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { drop, hold } from './chunks.ts';
@@ -161,7 +162,8 @@ export class Output {
     let taken = true;
     if (pieces.length === 0) {
       if (this.#at === this.#start) return;
-      taken = socket.write(this.#slab.subarray(this.#start, this.#at));
+      const written = this.#writeNow();
+      if (written < this.#at - this.#start) taken = socket.write(this.#slab.subarray(this.#start + written, this.#at));
       this.#start = this.#at;
     } else {
       this.#closePiece();
@@ -181,6 +183,17 @@ export class Output {
       this.#drop();
     }
     if (!taken && socket.writableNeedDrain) this.#blocked = true;
+  }
+
+  /** How many bytes of the slab the kernel has taken at once: the stream's way there is a tenth of what a call costs. */
+  #writeNow(): number {
+    const fd = (this.#socket as { _handle?: { fd?: number } | null })._handle?.fd ?? -1;
+    if (fd < 0 || this.#socket.writableLength > 0) return 0;
+    try {
+      return writeSync(fd, this.#slab, this.#start, this.#at - this.#start);
+    } catch {
+      return 0; // the stream is told the same, and knows what to do
+    }
   }
 
   /** Nothing more is written. What is still held is left to the garbage collector: a write may be reading it. */
