@@ -7,6 +7,8 @@ export interface AgentConfig {
   node: string;
   /** containerd's own socket: the agent deals with real IDs and must work while the relay restarts. */
   runtimeSocket: string;
+  /** The relay's socket: it keeps the slots (docs/surgery.md). */
+  proxySocket: string;
   agentSocket: string;
   peerListen: string;
   /** Name of each peer to its address. */
@@ -24,6 +26,7 @@ export interface AgentConfig {
 
 const DEFAULTS: Partial<AgentConfig> = {
   runtimeSocket: '/run/containerd/containerd.sock',
+  proxySocket: '/run/gantry/cri.sock',
   agentSocket: '/run/gantry/agent.sock',
   peers: {},
   stateDir: '/var/lib/gantry',
@@ -35,6 +38,7 @@ const DEFAULTS: Partial<AgentConfig> = {
 const TEXTS = [
   'node',
   'runtimeSocket',
+  'proxySocket',
   'agentSocket',
   'peerListen',
   'stateDir',

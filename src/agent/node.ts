@@ -1,14 +1,16 @@
 import type { Log } from '../log.ts';
 import type { Journal } from '../migrate/journal.ts';
 import type { Cri } from '../runtime/cri.ts';
+import type { Slots } from '../surgery/slots.ts';
 import type { AgentConfig } from './config.ts';
 
 /** What every verb of the agent works with. */
 export interface Node {
   readonly config: AgentConfig;
   readonly cri: Cri;
+  readonly slots: Slots;
   readonly journal: Journal;
   readonly log: Log;
-  /** IDs of containers (source) that an operation works on: one operation each. */
+  /** IDs of containers (source), and of sandboxes (surgery), that an operation works on: one operation each. */
   readonly busy: Set<string>;
 }

@@ -14,6 +14,9 @@ import { Journal } from '../migrate/journal.ts';
 import { recover } from '../migrate/recover.ts';
 import { migrate } from '../migrate/source.ts';
 import { Cri } from '../runtime/cri.ts';
+import { keepReconciled } from '../surgery/reconcile.ts';
+import { Slots } from '../surgery/slots.ts';
+import { insert, remove, rollback, swap } from '../surgery/surgery.ts';
 import { listenForPeers } from '../transfer/peer.ts';
 import type { AgentConfig } from './config.ts';
 import { nodeInfo } from './info.ts';
@@ -32,8 +35,10 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
   await refuseSecond(config.agentSocket);
   using cri = new Cri(config.runtimeSocket);
   await waitForRuntime(cri, config, signal);
-  const node: Node = { config, cri, journal: await Journal.open(config.stateDir), log, busy: new Set() };
+  using slots = new Slots(config.proxySocket);
+  const node: Node = { config, cri, slots, journal: await Journal.open(config.stateDir), log, busy: new Set() };
   await recover(node);
+  const reconciling = keepReconciled(node, signal);
 
   const acceptor = new Acceptor(node);
   const peers = await listenForPeers(config, (...connection) => acceptor.accept(...connection));
@@ -57,6 +62,7 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
   for (const operation of operations.values()) operation.cancel();
   peers.close();
   for (let round = 0; round < 300 && operations.size > 0; round++) await sleep(100);
+  await reconciling;
   server.forceShutdown();
   await rm(config.agentSocket, { force: true });
 }
@@ -116,6 +122,11 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
       run(call, 'restore', call.request.directory, (operation) => restore(node, call.request, operation)),
     migrate: (call) =>
       run(call, 'migrate', call.request.container, (operation) => migrate(node, call.request, operation)),
+    remove: (call) => run(call, 'remove', call.request.target, (operation) => remove(node, call.request, operation)),
+    insert: (call) => run(call, 'insert', call.request.target, (operation) => insert(node, call.request, operation)),
+    swap: (call) => run(call, 'swap', call.request.target, (operation) => swap(node, call.request, operation)),
+    rollback: (call) =>
+      run(call, 'rollback', call.request.target, (operation) => rollback(node, call.request, operation)),
     cancel: (call, reply) => reply(null, { accepted: operations.get(call.request.operationId)?.cancel() ?? false }),
   };
 }

@@ -14,6 +14,7 @@ interface Options {
   metrics?: string;
   logLevel?: string;
   runtimeApi?: string;
+  stateDir?: string;
   outputFormat: Format;
 }
 
@@ -32,6 +33,7 @@ export function proxyCommand(): Command {
       .option('--metrics <address>', 'serve Prometheus metrics on a loopback HOST:PORT or unix:PATH (default: off)')
       .option('--log-level <level>', 'trace, debug, info, warn or error (default: info)')
       .option('--runtime-api <version>', "the runtime's version of the CRI: auto, v1 or v1alpha2 (default: auto)")
+      .option('--state-dir <folder>', 'where the slots of this node are kept (default: /var/lib/gantry)')
       .addOption(outputOption())
       // -o after "trace" is for trace.
       .enablePositionalOptions()
@@ -62,6 +64,7 @@ The configuration has the same settings; flags win over it:
     metrics: 127.0.0.1:9464      # or unix:/run/gantry/metrics.sock
     logLevel: info               # debug also shows List and Status calls
     runtimeApi: auto
+    stateDir: /var/lib/gantry
 
 The socket gets the owner and mode of the runtime's; one that systemd passes (LISTEN_FDS) is used as it is. While the
 runtime is away, calls wait --upstream-wait and are then answered UNAVAILABLE; connections from kubelet stay open. A call
@@ -91,9 +94,9 @@ async function run({ values }: EffectiveConfig): Promise<void> {
 }
 
 function flagsOf(options: Options): Flags {
-  const { listen, upstream, upstreamWait, drainTimeout, metrics, logLevel, runtimeApi } = options;
+  const { listen, upstream, upstreamWait, drainTimeout, metrics, logLevel, runtimeApi, stateDir } = options;
   const flags = { listen, upstream, upstreamWaitMs: upstreamWait, drainTimeoutMs: drainTimeout };
-  const all: Record<Setting, string | undefined> = { ...flags, metrics, logLevel, runtimeApi };
+  const all: Record<Setting, string | undefined> = { ...flags, metrics, logLevel, runtimeApi, stateDir };
   return Object.fromEntries(Object.entries(all).filter(([, text]) => text !== undefined)) as Flags;
 }
 

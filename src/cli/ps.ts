@@ -1,6 +1,9 @@
 import { Command } from 'commander';
 import { type Container, ContainerState, PodSandboxState } from '../gen/cri.ts';
+import type { Slot } from '../gen/gantry/v1/slots.ts';
 import { Cri } from '../runtime/cri.ts';
+import { Slots } from '../surgery/slots.ts';
+import { stateOf } from './inspect.ts';
 import { type Format, formatJson, formatTable, outputOption } from './output.ts';
 
 const STATES: Record<number, string> = {
@@ -18,20 +21,39 @@ export function psCommand(): Command {
     .addHelpText('after', '\nExample:\n  gantry ps -o json | jq ".[].containers[].id"')
     .action(async (options: { cri: string; outputFormat: Format }) => {
       using cri = new Cri(options.cri);
-      const [sandboxes, containers] = await Promise.all([cri.listSandboxes(), cri.listContainers()]);
+      using client = new Slots(options.cri);
+      const [sandboxes, containers, slots] = await Promise.all([
+        cri.listSandboxes(),
+        cri.listContainers(),
+        // containerd's own socket has none, and shows everything as it is.
+        client.list().catch(() => []),
+      ]);
+      const byId = new Map(slots.map((slot) => [slot.id, slot]));
       const listed = sandboxes.map((sandbox) => ({
         id: sandbox.id,
         name: sandbox.metadata?.name ?? '',
         namespace: sandbox.metadata?.namespace ?? '',
         state: sandbox.state === PodSandboxState.SANDBOX_READY ? 'ready' : 'not ready',
         createdAt: new Date(Number(sandbox.createdAt / 1_000_000n)).toISOString(),
-        containers: containers.filter(({ podSandboxId }) => podSandboxId === sandbox.id).map(summary),
+        containers: [
+          ...containers
+            .filter(({ podSandboxId }) => podSandboxId === sandbox.id)
+            .map((container) => summary(container, byId.get(container.id))),
+          ...slots
+            .filter(({ extra, occupant, sandboxId }) => extra && occupant !== '' && sandboxId === sandbox.id)
+            .map(extraSummary),
+        ],
       }));
       console.log(options.outputFormat === 'json' ? formatJson(listed) : formatTable(rows(listed)));
     });
 }
 
-function summary({ id, metadata, state, image, createdAt }: Container) {
+/** An extra container has no virtual ID. */
+function extraSummary({ name, occupant }: Slot): ReturnType<typeof summary> {
+  return { id: '', name, attempt: 0, state: 'running', image: '', createdAt: '', slot: 'extra', realId: occupant };
+}
+
+function summary({ id, metadata, state, image, createdAt }: Container, slot: Slot | undefined) {
   return {
     id,
     name: metadata?.name ?? '',
@@ -39,6 +61,9 @@ function summary({ id, metadata, state, image, createdAt }: Container) {
     state: STATES[state] ?? 'unknown',
     image: image?.userSpecifiedImage || image?.image || '',
     createdAt: new Date(Number(createdAt / 1_000_000n)).toISOString(),
+    /** What the container is a slot for: "occupied", "empty", "stopped", or the operation under way. */
+    slot: slot === undefined ? '' : stateOf(slot),
+    realId: slot === undefined ? id : slot.occupant,
   };
 }
 
@@ -53,16 +78,18 @@ interface Listed {
 function rows(sandboxes: readonly Listed[]): string[][] {
   const short = (id: string) => id.slice(0, 13);
   return [
-    ['NAMESPACE', 'POD', 'SANDBOX', 'STATE', 'CONTAINER', 'ID', 'STATE', 'IMAGE'],
+    ['NAMESPACE', 'POD', 'SANDBOX', 'STATE', 'CONTAINER', 'ID', 'STATE', 'IMAGE', 'SLOT', 'REAL ID'],
     ...sandboxes.flatMap(({ id, name, namespace, state, containers }) => {
       const pod = [namespace, name, short(id), state];
-      if (containers.length === 0) return [[...pod, '-', '-', '-', '-']];
+      if (containers.length === 0) return [[...pod, '-', '-', '-', '-', '-', '-']];
       return containers.map((container) => [
         ...pod,
         container.name,
-        short(container.id),
+        short(container.id) || '-',
         container.state,
-        container.image,
+        container.image || '-',
+        container.slot || '-',
+        short(container.realId) || '-',
       ]);
     }),
   ];

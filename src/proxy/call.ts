@@ -10,7 +10,7 @@ import type { Stream } from './h2/stream.ts';
 import type { Prepared } from './intercept/interception.ts';
 import { Rewriting } from './intercept/rewriting.ts';
 import { framed, MessageError } from './messages.ts';
-import { METHODS } from './methods.ts';
+import { type Kind, METHODS } from './methods.ts';
 import type { ObservedCall } from './observe.ts';
 import { codeOf, statusFields, statusOfReset } from './status.ts';
 import type { Upstream } from './upstream.ts';
@@ -54,9 +54,17 @@ export class Call implements SpliceObserver, InFlight {
     this.#splice.peek = observed.peek;
   }
 
-  /** Asked at the end of the relay alone, and so not found out for every call. */
+  /** Asked seldom, and so not found out for every call. */
   get endless(): boolean {
-    return METHODS[this.#path.slice(this.#path.lastIndexOf('/') + 1)]?.kind === 'watch';
+    return this.#kind === 'watch';
+  }
+
+  get reads(): boolean {
+    return this.#kind === 'read';
+  }
+
+  get #kind(): Kind | undefined {
+    return METHODS[this.#path.slice(this.#path.lastIndexOf('/') + 1)]?.kind;
   }
 
   /** The call was intercepted: its request has been read, and perhaps changed. Before `start`. */

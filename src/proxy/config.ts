@@ -35,6 +35,8 @@ const settings = z.strictObject({
   logLevel: oneOf(LOG_LEVELS),
   /** Which version of the CRI the runtime speaks. */
   runtimeApi: oneOf(['auto', 'v1', 'v1alpha2']),
+  /** Where the slots of the node are kept. */
+  stateDir: path,
 });
 
 export type ProxyConfig = z.infer<typeof settings>;
@@ -48,6 +50,7 @@ export const DEFAULTS: Readonly<ProxyConfig> = {
   metrics: '',
   logLevel: 'info',
   runtimeApi: 'auto',
+  stateDir: '/var/lib/gantry',
 };
 
 /** The flag of each setting. */
@@ -59,6 +62,7 @@ export const FLAGS = {
   metrics: '--metrics',
   logLevel: '--log-level',
   runtimeApi: '--runtime-api',
+  stateDir: '--state-dir',
 } as const satisfies Record<Setting, string>;
 
 /** Flags as they were given, none of them checked. */

@@ -9,6 +9,8 @@ const FLUSH_MS = 100;
 export interface InFlight {
   /** It ends only when somebody ends it: an event stream. */
   readonly endless: boolean;
+  /** It is on its way to the runtime or back, to read something that is there. */
+  readonly reads: boolean;
   /** Ends it with a status of the relay's own, in whatever form the client can still take it. */
   fail(code: StatusCode, message: string): void;
 }
@@ -45,4 +47,12 @@ export async function drain(
   for (const { socket } of accepted) socket.destroy();
   await closed;
   return cut;
+}
+
+const LOOK_MS = 2;
+
+/** Resolves when those of the calls that read have ended. Rejects with the signal's reason. */
+export async function readsOver(calls: ReadonlySet<InFlight>, signal: AbortSignal): Promise<void> {
+  const reading = [...calls].filter(({ reads }) => reads);
+  while (reading.some((call) => calls.has(call))) await delay(LOOK_MS, undefined, { signal });
 }

@@ -5,7 +5,7 @@ import { status } from '../grpc-status.ts';
 import { type Log, logToStderr } from '../log.ts';
 import { Call } from './call.ts';
 import { DEFAULT_DRAIN_TIMEOUT_MS, DEFAULT_UPSTREAM_WAIT_MS } from './defaults.ts';
-import { type Accepted, drain, type InFlight } from './drain.ts';
+import { type Accepted, drain, type InFlight, readsOver } from './drain.ts';
 import { Connection } from './h2/connection.ts';
 import { type Fields, fieldValue } from './h2/fields.ts';
 import { ErrorCode } from './h2/frames.ts';
@@ -57,6 +57,8 @@ export interface Relay extends AsyncDisposable {
   readonly listen: string;
   /** Resolves when the relay has closed, for whatever reason. */
   readonly closed: Promise<void>;
+  /** Resolves when the calls in flight that read have ended. Rejects with the signal's reason. */
+  readsOver(signal: AbortSignal): Promise<void>;
   /** Stops accepting, lets calls in flight finish within the drain timeout, and removes the socket. */
   close(): Promise<void>;
 }
@@ -170,7 +172,13 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
   };
   signal?.addEventListener('abort', () => void close(), { once: true });
   if (signal?.aborted === true) await close();
-  return { listen, closed, close, [Symbol.asyncDispose]: close };
+  return {
+    listen,
+    closed,
+    readsOver: (limit) => readsOver(calls, limit),
+    close,
+    [Symbol.asyncDispose]: close,
+  };
 }
 
 /** Those that have to see a call; undefined when there are none, so that nothing is made for calls that nobody wants. */

@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { exists } from '../durable.ts';
 import { messageOf } from '../errors.ts';
 import { HealthCheckRequest, HealthService } from '../gen/grpc/health/v1/health.ts';
@@ -14,6 +15,9 @@ import type { OwnMethods } from './own.ts';
 import { probe, runtimeProbe } from './probe.ts';
 import { type CallSink, Recorder } from './recorder.ts';
 import { type Relay, serveRelay } from './relay.ts';
+import { slotMethods } from './slots/service.ts';
+import { SlotTable } from './slots/table.ts';
+import { Virtual } from './slots/virtual.ts';
 import { Trace } from './trace.ts';
 
 /** The name that the socket's unit gives its descriptor. */
@@ -25,11 +29,16 @@ export async function runProxy(config: ProxyConfig, log: Log, signal: AbortSigna
   const passed = takePassedSocket(SOCKET_NAME);
   const trace = new Trace();
   const sinks: CallSink[] = [new CallLog(log), trace];
-  const own: OwnMethods = new Map([...healthMethods(runtimeProbe(config.upstream)), ...trace.methods()]);
+  const slots = await SlotTable.open(join(config.stateDir, 'slots'), log);
+  const own: OwnMethods = new Map([
+    ...healthMethods(runtimeProbe(config.upstream)),
+    ...trace.methods(),
+    ...slotMethods(slots, (limit) => relay.readsOver(limit)),
+  ]);
   await using _metrics = await metricsOf(config, sinks, log);
 
   const listen = passed?.path ?? config.listen;
-  await using relay = await serveRelay({
+  await using relay: Relay = await serveRelay({
     listen,
     ...(passed && { listenFd: passed.fd }),
     upstream: config.upstream,
@@ -39,6 +48,7 @@ export async function runProxy(config: ProxyConfig, log: Log, signal: AbortSigna
     log,
     observer: new Recorder(sinks),
     own,
+    interceptors: [new Virtual(slots)],
     signal,
   });
   signal.addEventListener('abort', () => void notify('STOPPING=1', 'STATUS=Finishing calls in flight'));

@@ -3,13 +3,24 @@
  * otherwise, of which perhaps only the beginning is there. (protobuf.dev, Encoding.)
  */
 
-const VARINT = 0;
+export const VARINT = 0;
 const I64 = 1;
-const LENGTH = 2;
+export const LENGTH = 2;
 const I32 = 5;
 
-/** The values of all length-delimited fields of that number (texts, messages), as far as they are whole; views. */
-export function* fieldsOf(message: Uint8Array, number: number): Iterable<Uint8Array> {
+export interface FieldAt {
+  number: number;
+  wireType: number;
+  /** Where its tag begins. */
+  start: number;
+  /** Where its value begins: of a length-delimited one after the length. */
+  value: number;
+  end: number;
+}
+
+/** The fields of a message in their order, up to one that is not whole. The object is the same each time. */
+export function* fieldsIn(message: Uint8Array): Iterable<FieldAt> {
+  const field: FieldAt = { number: 0, wireType: 0, start: 0, value: 0, end: 0 };
   let at = 0;
   const varint = (): number => {
     let value = 0;
@@ -24,8 +35,12 @@ export function* fieldsOf(message: Uint8Array, number: number): Iterable<Uint8Ar
     return 0;
   };
   while (at < message.length) {
+    field.start = at;
     const tag = varint();
-    switch (tag % 8) {
+    field.number = Math.floor(tag / 8);
+    field.wireType = tag % 8;
+    field.value = at;
+    switch (field.wireType) {
       case VARINT:
         varint();
         break;
@@ -37,15 +52,23 @@ export function* fieldsOf(message: Uint8Array, number: number): Iterable<Uint8Ar
         break;
       case LENGTH: {
         const length = varint();
-        const end = at + length;
-        if (end > message.length) return;
-        if (Math.floor(tag / 8) === number) yield message.subarray(at, end);
-        at = end;
+        field.value = at;
+        at += length;
         break;
       }
       default:
         return; // groups, which proto3 does not have, or no protobuf
     }
+    if (at > message.length) return;
+    field.end = at;
+    yield field;
+  }
+}
+
+/** The values of all length-delimited fields of that number (texts, messages), as far as they are whole; views. */
+export function* fieldsOf(message: Uint8Array, number: number): Iterable<Uint8Array> {
+  for (const field of fieldsIn(message)) {
+    if (field.number === number && field.wireType === LENGTH) yield message.subarray(field.value, field.end);
   }
 }
 

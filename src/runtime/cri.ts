@@ -81,28 +81,8 @@ export class Cri {
 
   /** Finds a container by ID, unambiguous ID prefix or (running ones first) name. Errors: NOT_FOUND, IS_SANDBOX. */
   async findContainer(wanted: string, signal?: AbortSignal): Promise<Container> {
-    const containers = await this.listContainers(signal);
-    const byId = containers.filter(({ id }) => wanted.length >= 3 && id.startsWith(wanted));
-    const named = containers.filter(({ metadata }) => metadata?.name === wanted);
-    const running = named.filter(({ state }) => state === ContainerState.CONTAINER_RUNNING);
-    const found = byId.length > 0 ? byId : running.length > 0 ? running : named;
-    const [container] = found;
-    if (container !== undefined && found.length === 1) return container;
-    if (found.length > 1) {
-      const ids = found.map(({ id }) => id.slice(0, 13)).join(', ');
-      throw new GantryError('NOT_FOUND', `"${wanted}" means ${found.length} containers: ${ids}`, {
-        hint: 'name one by its ID',
-      });
-    }
-    const sandboxes = await this.listSandboxes(signal);
-    if (sandboxes.some(({ id }) => wanted.length >= 3 && id.startsWith(wanted))) {
-      throw new GantryError('IS_SANDBOX', `${wanted} is a sandbox (its pause container), not a container`, {
-        hint: 'name a container of that sandbox: gantry ps lists them',
-      });
-    }
-    throw new GantryError('NOT_FOUND', `no container ${wanted} on this node`, {
-      hint: 'gantry ps lists the containers',
-    });
+    const [containers, sandboxes] = await Promise.all([this.listContainers(signal), this.listSandboxes(signal)]);
+    return chooseContainer(wanted, containers, sandboxes);
   }
 
   /** Finds a ready sandbox by ID or unambiguous ID prefix. Errors: NOT_FOUND, NOT_RUNNING. */
@@ -214,6 +194,34 @@ export class Cri {
       throw fromRuntime(error, doing);
     }
   }
+}
+
+/** Pure part of {@link Cri.findContainer}. */
+export function chooseContainer(
+  wanted: string,
+  containers: readonly Container[],
+  sandboxes: readonly PodSandbox[],
+): Container {
+  const byId = containers.filter(({ id }) => wanted.length >= 3 && id.startsWith(wanted));
+  const named = containers.filter(({ metadata }) => metadata?.name === wanted);
+  const running = named.filter(({ state }) => state === ContainerState.CONTAINER_RUNNING);
+  const found = byId.length > 0 ? byId : running.length > 0 ? running : named;
+  const [container] = found;
+  if (container !== undefined && found.length === 1) return container;
+  if (found.length > 1) {
+    const ids = found.map(({ id }) => id.slice(0, 13)).join(', ');
+    throw new GantryError('NOT_FOUND', `"${wanted}" means ${found.length} containers: ${ids}`, {
+      hint: 'name one by its ID',
+    });
+  }
+  if (sandboxes.some(({ id }) => wanted.length >= 3 && id.startsWith(wanted))) {
+    throw new GantryError('IS_SANDBOX', `${wanted} is a sandbox (its pause container), not a container`, {
+      hint: 'name a container of that sandbox: gantry ps lists them',
+    });
+  }
+  throw new GantryError('NOT_FOUND', `no container ${wanted} on this node`, {
+    hint: 'gantry ps lists the containers',
+  });
 }
 
 function parseInfo<T>(info: Record<string, string>, id: string): T & { config: unknown; runtimeSpec?: unknown } {

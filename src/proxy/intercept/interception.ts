@@ -44,6 +44,7 @@ export class Interception implements InFlight, HeldCall {
   readonly service: CallHead['service'];
   readonly method: string;
   readonly endless = false; // until it has been let pass
+  readonly reads = false;
   readonly #interceptors: readonly Interceptor[];
   readonly #context: InterceptionContext;
   readonly #exchange: Exchange;

@@ -73,6 +73,8 @@ export interface Status {
 export interface AnswerRewriter {
   /** The message that takes its place; undefined to leave it out (of a stream). At most 16 MiB before and after. */
   message?(message: Uint8Array): Uint8Array | undefined | Promise<Uint8Array | undefined>;
+  /** One more message, after the last of an answer that ends well. Of several rewriters of one answer, one may have it. */
+  end?(): Uint8Array | undefined;
   /** The status that takes its place. When it is another one, `grpc-status-details-bin`, which repeats it, is left out. */
   status?(status: Status): Status;
 }

@@ -44,6 +44,7 @@ export class Rewriting implements AnswerStage {
       if (this.#reader?.partial === true) {
         this.#fail(new MessageError(status.INTERNAL, 'the runtime ended its answer inside a message'));
       } else {
+        if (fieldValue(last, 'grpc-status') === '0') this.#send(this.#rewriter.end?.());
         send(this.#rewriteStatus(last));
       }
     };
@@ -115,6 +116,7 @@ export function chained(rewriters: readonly AnswerRewriter[]): AnswerRewriter | 
         return changed === undefined || outer.message === undefined ? changed : outer.message(changed);
       },
     }),
+    end: () => inner.end?.() ?? outer.end?.(),
     status(before) {
       const changed = inner.status?.(before) ?? before;
       return outer.status?.(changed) ?? changed;

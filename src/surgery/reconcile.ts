@@ -1,0 +1,104 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Node } from '../agent/node.ts';
+import { GantryError, messageOf } from '../errors.ts';
+import { ContainerState, PodSandboxState } from '../gen/cri.ts';
+import { type Slot, SlotPhase } from '../gen/gantry/v1/slots.ts';
+import { STOPPED_CODE } from '../proxy/slots/face.ts';
+import { SLOT_LABEL } from '../proxy/slots/label.ts';
+import { find, removeOccupant } from './occupants.ts';
+import { Place } from './place.ts';
+import { retainedBy, undo } from './surgery.ts';
+
+const INTERVAL_MS = 10_000;
+
+/** Until the signal: finishes what an agent before has left, and clears away what nobody needs any more. */
+export async function keepReconciled(node: Node, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    await reconcile(node).catch((error: unknown) => {
+      // Without a relay there is nobody whom the slots could be shown to.
+      const level = GantryError.from(error).reason === 'PROXY_UNAVAILABLE' ? 'debug' : 'warn';
+      node.log[level]('reconcile-failed', { reason: messageOf(error) });
+    });
+    await sleep(INTERVAL_MS, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+/** Compares the slots with what the runtime has. Sandboxes that an operation works on are left alone. */
+export async function reconcile(node: Node): Promise<void> {
+  const slots = await node.slots.list();
+  const sandboxes = new Map((await node.cri.listSandboxes()).map(({ id, state }) => [id, state]));
+  for (const slot of slots) {
+    if (node.busy.has(slot.sandboxId)) continue;
+    node.busy.add(slot.sandboxId);
+    try {
+      if (!sandboxes.has(slot.sandboxId)) await node.slots.remove(slot);
+      else await settle(node, slot, sandboxes.get(slot.sandboxId) === PodSandboxState.SANDBOX_READY);
+    } catch (error) {
+      node.log.warn('slot-unsettled', { slot: slot.id, reason: messageOf(error) });
+    } finally {
+      node.busy.delete(slot.sandboxId);
+    }
+  }
+  await removeStrays(node);
+}
+
+async function settle(node: Node, slot: Slot, isReady: boolean): Promise<void> {
+  const place = Place.found(node, slot);
+  const occupant = await find(node, slot.occupant);
+  if (slot.operation !== undefined) {
+    await finish(node, place, occupant?.state === ContainerState.CONTAINER_RUNNING, isReady);
+    return;
+  }
+  if (slot.extra && slot.occupant === '') {
+    // Its client has removed it.
+    for (const id of slot.hidden) await removeOccupant(node, id);
+    await node.slots.remove(slot);
+    return;
+  }
+  if (slot.occupant !== '' && occupant === undefined) {
+    // Somebody has removed it behind the relay's back.
+    const exit = { code: STOPPED_CODE, finishedAt: BigInt(Date.now()) * 1_000_000n, _unknownFields: {} };
+    if (slot.extra) await node.slots.remove(slot);
+    else await place.put({ occupant: '', exit: slot.exit ?? exit });
+    return;
+  }
+  const { retained } = slot;
+  if (retained !== undefined && slot.occupant !== '' && retained.untilUnixMs < Date.now()) {
+    await place.put({ retained: undefined });
+  }
+  await place.sweep();
+}
+
+/** An operation that was cut off is carried through when the new state is there already, else undone. */
+async function finish(node: Node, place: Place, isRunning: boolean, isReady: boolean): Promise<void> {
+  const { operation, phase, occupant, hidden } = place.slot;
+  const result = 'done, after the agent was started again';
+  node.log.warn('operation-found', { slot: place.slot.id, verb: operation?.verb, phase });
+  if (!isReady) {
+    // Its sandbox has been stopped, and all that was in it.
+    const exit = { code: STOPPED_CODE, finishedAt: BigInt(Date.now()) * 1_000_000n, _unknownFields: {} };
+    await place.settle({ ...(occupant === '' && { exit }) }, { result: 'the sandbox was stopped' });
+  } else if (phase === SlotPhase.TRYING && isRunning) {
+    await place.settle({ retained: retainedBy(place), exit: undefined }, { result });
+  } else if (operation?.verb === 'remove' && phase === SlotPhase.CHANGING && !isRunning) {
+    await place.settle({ occupant: '', hidden: [...hidden, occupant], retained: undefined }, { result });
+  } else {
+    await undo(node, place, 'undone, after the agent was started again');
+    return;
+  }
+  await place.sweep();
+}
+
+/** Containers of slots that are no more: the client has removed what it knew, and not what was retained behind it. */
+async function removeStrays(node: Node): Promise<void> {
+  const containers = (await node.cri.listContainers()).filter(({ labels }) => SLOT_LABEL in labels);
+  if (containers.length === 0) return;
+  const slots = await node.slots.list();
+  const needed = new Set(slots.flatMap(({ occupant, hidden }) => [occupant, ...hidden]));
+  const worked = new Set(slots.filter(({ operation }) => operation !== undefined).map(({ id }) => id));
+  for (const { id, labels, podSandboxId } of containers) {
+    if (needed.has(id) || worked.has(labels[SLOT_LABEL] ?? '') || node.busy.has(podSandboxId)) continue;
+    node.log.info('stray-removed', { container: id, slot: labels[SLOT_LABEL] });
+    await removeOccupant(node, id);
+  }
+}
