@@ -63,8 +63,16 @@ export class Call implements SpliceObserver, InFlight {
     return this.#kind === 'read';
   }
 
+  get runs(): boolean {
+    return this.#method === 'ExecSync';
+  }
+
   get #kind(): Kind | undefined {
-    return METHODS[this.#path.slice(this.#path.lastIndexOf('/') + 1)]?.kind;
+    return METHODS[this.#method]?.kind;
+  }
+
+  get #method(): string {
+    return this.#path.slice(this.#path.lastIndexOf('/') + 1);
   }
 
   /** The call was intercepted: its request has been read, and perhaps changed. Before `start`. */

@@ -11,6 +11,8 @@ export interface InFlight {
   readonly endless: boolean;
   /** It is on its way to the runtime or back, to read something that is there. */
   readonly reads: boolean;
+  /** Likewise, to run something inside a container and tell its end. */
+  readonly runs: boolean;
   /** Ends it with a status of the relay's own, in whatever form the client can still take it. */
   fail(code: StatusCode, message: string): void;
 }
@@ -50,9 +52,16 @@ export async function drain(
 }
 
 const LOOK_MS = 2;
+// What kubelet gives a probe; what runs for longer is not waited for.
+const RUNS_LIMIT_MS = 2000;
 
-/** Resolves when those of the calls that read have ended. Rejects with the signal's reason. */
+/**
+ * Resolves when those of the calls that read have ended, and those that run something inside a container, or have had time to.
+ * Rejects with the signal's reason.
+ */
 export async function readsOver(calls: ReadonlySet<InFlight>, signal: AbortSignal): Promise<void> {
-  const reading = [...calls].filter(({ reads }) => reads);
-  while (reading.some((call) => calls.has(call))) await delay(LOOK_MS, undefined, { signal });
+  const begun = [...calls];
+  const until = performance.now() + RUNS_LIMIT_MS;
+  const isWaitedFor = (call: InFlight) => calls.has(call) && (call.reads || (call.runs && performance.now() < until));
+  while (begun.some(isWaitedFor)) await delay(LOOK_MS, undefined, { signal });
 }

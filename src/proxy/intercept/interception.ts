@@ -45,6 +45,7 @@ export class Interception implements InFlight, HeldCall {
   readonly method: string;
   readonly endless = false; // until it has been let pass
   readonly reads = false;
+  readonly runs = false;
   readonly #interceptors: readonly Interceptor[];
   readonly #context: InterceptionContext;
   readonly #exchange: Exchange;

@@ -305,6 +305,12 @@ describe('a list', () => {
 });
 
 describe('the status of a slot', () => {
+  /** By the relay itself. */
+  const answered = async (method: string) => {
+    const decision = await decide(method, aboutSlot());
+    if (decision.kind !== 'answer') return decision;
+    for await (const message of decision.messages) return ContainerStatusResponse.decode(message).status;
+  };
   const shown = async (real: Partial<typeof NOW> = {}) => {
     const answer = ContainerStatusResponse.encode({ status: { ...NOW, ...real }, info: {} } as never).finish();
     const bytes = await rewritten('ContainerStatus', aboutSlot(), answer);
@@ -322,17 +328,14 @@ describe('the status of a slot', () => {
       finishedAt: 1_900_000_000_000_000_000n,
     };
     expect(await shown(ended)).toMatchObject({ ...FACE, ...ended });
+    // While it is being exchanged there is no need to ask.
     await set({ phase: SlotPhase.TRYING });
-    expect(await shown(ended)).toMatchObject({ ...FACE, exitCode: 0, finishedAt: 0n });
+    expect(await answered('ContainerStatus')).toMatchObject({ ...FACE, exitCode: 0, finishedAt: 0n });
   });
 
   test('of an empty one is that of a container that runs, until a client stops it; then it can be removed', async () => {
     await set({ occupant: '', hidden: [] });
-    const ask = async () => {
-      const decision = await decide('ContainerStatus', aboutSlot());
-      if (decision.kind !== 'answer') return decision;
-      for await (const message of decision.messages) return ContainerStatusResponse.decode(message).status;
-    };
+    const ask = () => answered('ContainerStatus');
     expect(await ask()).toMatchObject({ ...FACE, state: ContainerState.CONTAINER_RUNNING });
     expect(await decide('ExecSync', aboutSlot())).toMatchObject({ kind: 'fail', code: status.FAILED_PRECONDITION });
     expect(await decide('StopContainer', aboutSlot())).toMatchObject({ kind: 'answer' });
@@ -454,6 +457,36 @@ test('images that are needed are pinned, others are as they were', async () => {
     ['sha256:seven', false, 7n],
     ['sha256:eight', true, 7n],
   ]);
+});
+
+describe('a call that is on its way when its container leaves', () => {
+  const run = (exitCode: number) => Buffer.from([0x18, exitCode]);
+
+  test('does not tell of the end of what it ran, unless that ended well', async () => {
+    await set();
+    const { rewriter } = await passed('ExecSync', aboutSlot());
+    expect(await rewriter.message?.(run(137 - 64))).toEqual(run(137 - 64));
+    await set({ phase: SlotPhase.CHANGING });
+    expect(() => rewriter.message?.(run(137 - 64))).toThrow('is being exchanged');
+    expect(await rewriter.message?.(run(0))).toEqual(run(0));
+  });
+
+  test('is not answered that there is no such container', async () => {
+    await set();
+    const { rewriter } = await passed('ContainerStatus', aboutSlot());
+    const none = { code: status.NOT_FOUND, message: `no container ${REAL}` };
+    expect(rewriter.status?.(none)).toEqual({ code: status.NOT_FOUND, message: `no container ${VIRTUAL}` });
+    await set({ occupant: OTHER });
+    expect(rewriter.status?.(none)).toMatchObject({ code: status.UNAVAILABLE });
+  });
+
+  test('a probe waits for its own time only, whatever the deadline of its call', async () => {
+    await set({ phase: SlotPhase.CHANGING });
+    const began = performance.now();
+    const probe = Buffer.concat([aboutSlot(), Buffer.from([0x18, 1])]);
+    expect(await decide('ExecSync', probe, 120_000)).toMatchObject({ kind: 'fail', code: status.UNAVAILABLE });
+    expect(performance.now() - began).toBeLessThan(60_000);
+  });
 });
 
 describe('the table', () => {

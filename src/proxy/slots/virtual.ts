@@ -9,9 +9,10 @@ import {
   PASS,
   type Status,
 } from '../intercept/interceptor.ts';
+import { MessageError } from '../messages.ts';
 import { METHODS } from '../methods.ts';
 import { nested, rewriteAnswer } from './answers.ts';
-import { edit, textIn } from './edit.ts';
+import { edit, lengthField, numberAt, textIn } from './edit.ts';
 import { ended, reopenLog, sandboxEnds, stopped } from './empty.ts';
 import type { Face } from './face.ts';
 import { Listing, listingOf } from './listing.ts';
@@ -58,9 +59,12 @@ const ABOUT_ONE = new Set(
     .map(([method]) => method),
 );
 
-// Before a deadline that would pass while its container is being exchanged, kubelet is told something that it takes for neither
-// yes nor no of a probe.
-const GIVE_UP_BEFORE_MS = 50;
+// A call that waits for the end of an exchange is answered before its client takes silence for an answer: kubelet takes an error
+// for neither yes nor no of a probe, but a timeout for no.
+const GIVE_UP_BEFORE_MS = 100;
+const LONGEST_WAIT_MS = 120_000;
+const EXEC_TIMEOUT = 3; // of ExecSyncRequest, in seconds
+const EXEC_SHARE = 0.8;
 // A list reads what it finds; it does not wait for a slot.
 const WAITS = new Set([
   'StopContainer',
@@ -72,6 +76,9 @@ const WAITS = new Set([
   'ReopenContainerLog',
   'CheckpointContainer',
 ]);
+
+const READS_OR_RUNS = new Set(['ContainerStatus', 'ContainerStats', 'ExecSync']);
+const EXIT_CODE = 3; // of ExecSyncResponse
 
 /**
  * Shows clients of the CRI the slots instead of the containers that are in them: IDs, names, images and times as they have
@@ -106,23 +113,25 @@ export class Virtual implements Interceptor {
 
   async #aboutSlot(first: Face, request: Uint8Array, call: HeldCall): Promise<Decision> {
     const { id } = first.slot;
+    const { method } = call;
     const table = this.#table;
-    if (WAITS.has(call.method) && first.slot.phase === SlotPhase.CHANGING) {
-      const limit = Number.isFinite(call.deadline)
-        ? AbortSignal.timeout(Math.max(0, Math.round(call.deadline - performance.now() - GIVE_UP_BEFORE_MS)))
-        : undefined;
+    if (WAITS.has(method) && first.slot.phase === SlotPhase.CHANGING) {
+      const limit = AbortSignal.timeout(waitLimitMs(request, call));
       try {
-        await table.changed(id, limit === undefined ? call.signal : AbortSignal.any([call.signal, limit]));
+        await table.changed(id, AbortSignal.any([call.signal, limit]));
       } catch {
-        return fail(status.UNAVAILABLE, `container ${id} is being exchanged by gantry; ask again`);
+        return exchanged(id);
       }
     }
     const face = table.face(id);
     if (face === undefined) return PASS; // it has ended meanwhile: the runtime says so
     const { occupant } = face.slot;
-    if (occupant === '') return this.#empty(face, call.method);
-    if (call.method === 'RemoveContainer') return ended(table, face, this.#pass(request, call.method));
-    return this.#pass(request, call.method);
+    // What the occupant does is not to be seen: there is no need to ask for it.
+    if (method === 'ContainerStatus' && face.isMasked) return message(lengthField(1, face.status(undefined)));
+    if (occupant === '') return this.#empty(face, method);
+    const pass = this.#pass(request, method);
+    const bound = { ...pass, rewriter: boundTo(table, face, method, pass.rewriter ?? {}) };
+    return method === 'RemoveContainer' ? ended(table, face, bound) : bound;
   }
 
   /** Nobody is in it. Clients of the CRI are shown a container that runs, or one that they have stopped. */
@@ -131,9 +140,9 @@ export class Virtual implements Interceptor {
     const { id } = face.slot;
     switch (method) {
       case 'ContainerStatus':
-        return message(edit(Buffer.from('\x0a\x00', 'latin1'), [1], () => face.status(undefined)));
+        return message(lengthField(1, face.status(undefined)));
       case 'ContainerStats':
-        return message(edit(Buffer.from('\x0a\x00', 'latin1'), [1], () => face.stats(undefined)));
+        return message(lengthField(1, face.stats(undefined)));
       case 'StopContainer':
         await stopped(table, id);
         return message(new Uint8Array());
@@ -185,6 +194,44 @@ function virtualStatus(table: SlotTable, before: Status): Status {
       text = text.replaceAll(slot.occupant, slot.id);
   }
   return { code: before.code, message: text };
+}
+
+function waitLimitMs(request: Uint8Array, { method, deadline }: HeldCall): number {
+  const leftMs = deadline - performance.now() - GIVE_UP_BEFORE_MS;
+  const execMs = method === 'ExecSync' ? numberAt(request, EXEC_TIMEOUT) * 1000 * EXEC_SHARE : 0;
+  return Math.max(0, Math.round(Math.min(leftMs, execMs || LONGEST_WAIT_MS, LONGEST_WAIT_MS)));
+}
+
+/** A call on its way to an occupant who may leave meanwhile: its end is none of the call. */
+function boundTo(table: SlotTable, { slot }: Face, method: string, rewriter: AnswerRewriter): AnswerRewriter {
+  const hasLeft = () => {
+    const now = table.face(slot.id)?.slot;
+    return now !== undefined && (now.occupant !== slot.occupant || now.phase === SlotPhase.CHANGING);
+  };
+  return {
+    ...rewriter,
+    // What was run inside is killed with the container.
+    ...(method === 'ExecSync' && {
+      message(bytes: Uint8Array) {
+        if (hasLeft() && numberAt(bytes, EXIT_CODE) !== 0)
+          throw new MessageError(status.UNAVAILABLE, exchangedText(slot.id));
+        return bytes;
+      },
+    }),
+    status({ code, message }) {
+      const text = message.replaceAll(slot.occupant, slot.id);
+      const isGone = code !== status.OK && hasLeft() && READS_OR_RUNS.has(method);
+      return isGone ? { code: status.UNAVAILABLE, message: exchangedText(slot.id) } : { code, message: text };
+    },
+  };
+}
+
+function exchangedText(id: string): string {
+  return `container ${id} is being exchanged by gantry; ask again`;
+}
+
+function exchanged(id: string): Decision {
+  return fail(status.UNAVAILABLE, exchangedText(id));
 }
 
 function message(bytes: Uint8Array): Decision {
