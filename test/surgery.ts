@@ -5,12 +5,13 @@ import { connectSocket } from '../src/runtime/grpc.ts';
 
 export type Verb = 'remove' | 'insert' | 'swap' | 'rollback';
 
-/** One operation, as the command line asks for it. Throws the agent's GantryError. */
+/** One operation, as the command line asks for it. Throws the agent's GantryError. @param cut as a command that is killed */
 export async function operate(
   socket: string,
   verb: Verb,
   request: Partial<SurgeryRequest>,
   onPhase: (name: string) => void = () => undefined,
+  cut?: AbortSignal,
 ): Promise<Result> {
   const client = connectSocket(socket);
   const { path, requestSerialize, responseDeserialize } = AgentService[verb];
@@ -22,6 +23,7 @@ export async function operate(
     ...request,
   });
   const call = client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, full, new Metadata());
+  cut?.addEventListener('abort', () => call.cancel());
   try {
     for await (const event of call as AsyncIterable<Event>) {
       if (event.phaseStarted !== undefined) onPhase(event.phaseStarted.name);

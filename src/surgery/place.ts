@@ -64,6 +64,13 @@ export class Place {
     await this.put({ operation });
   }
 
+  /** Reads it again: a client may have changed it. False when it is no more. */
+  async refresh(): Promise<boolean> {
+    const now = (await this.#node.slots.list()).find(({ id }) => id === this.#slot.id);
+    if (now !== undefined) this.#slot = now;
+    return now !== undefined;
+  }
+
   async put(fields: Partial<Slot>): Promise<void> {
     this.#slot = await this.#node.slots.put({ ...this.#slot, ...fields });
   }

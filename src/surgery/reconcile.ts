@@ -10,23 +10,30 @@ import { Place } from './place.ts';
 import { retainedBy, undo } from './surgery.ts';
 
 const INTERVAL_MS = 10_000;
+const AGAIN_MS = 1000;
 
 /** Until the signal: finishes what an agent before has left, and clears away what nobody needs any more. */
 export async function keepReconciled(node: Node, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
-    await reconcile(node).catch((error: unknown) => {
+    const isDone = await reconcile(node).catch((error: unknown) => {
       // Without a relay there is nobody whom the slots could be shown to.
       const level = GantryError.from(error).reason === 'PROXY_UNAVAILABLE' ? 'debug' : 'warn';
       node.log[level]('reconcile-failed', { reason: messageOf(error) });
+      return false;
     });
-    await sleep(INTERVAL_MS, undefined, { signal }).catch(() => undefined);
+    await sleep(isDone ? INTERVAL_MS : AGAIN_MS, undefined, { signal }).catch(() => undefined);
   }
 }
 
-/** Compares the slots with what the runtime has. Sandboxes that an operation works on are left alone. */
-export async function reconcile(node: Node): Promise<void> {
+/**
+ * Compares the slots with what the runtime has. Sandboxes that an operation works on are left alone.
+ *
+ * @returns whether nothing is left to be done again
+ */
+export async function reconcile(node: Node): Promise<boolean> {
   const slots = await node.slots.list();
   const sandboxes = new Map((await node.cri.listSandboxes()).map(({ id, state }) => [id, state]));
+  let isDone = true;
   for (const slot of slots) {
     if (node.busy.has(slot.sandboxId)) continue;
     node.busy.add(slot.sandboxId);
@@ -34,12 +41,14 @@ export async function reconcile(node: Node): Promise<void> {
       if (!sandboxes.has(slot.sandboxId)) await node.slots.remove(slot);
       else await settle(node, slot, sandboxes.get(slot.sandboxId) === PodSandboxState.SANDBOX_READY);
     } catch (error) {
+      isDone = false;
       node.log.warn('slot-unsettled', { slot: slot.id, reason: messageOf(error) });
     } finally {
       node.busy.delete(slot.sandboxId);
     }
   }
   await removeStrays(node);
+  return isDone;
 }
 
 async function settle(node: Node, slot: Slot, isReady: boolean): Promise<void> {

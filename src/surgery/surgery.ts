@@ -6,6 +6,7 @@ import { GantryError, messageOf } from '../errors.ts';
 import { ContainerConfig, ContainerState, PodSandboxState } from '../gen/cri.ts';
 import type { Result, SurgeryRequest } from '../gen/gantry/v1/agent.ts';
 import { type Retained, Slot, SlotPhase } from '../gen/gantry/v1/slots.ts';
+import { untilDone } from '../migrate/retry.ts';
 import { SLOT_LABEL } from '../proxy/slots/label.ts';
 import { type Located, locate } from './locate.ts';
 import { type Newcomer, newcomerFor } from './newcomer.ts';
@@ -139,7 +140,8 @@ async function operate(
     try {
       changeOverMs = await work(place, newcomer);
     } catch (error) {
-      await undo(node, place, messageOf(error));
+      // However long it takes: until then the record stands, and clients see the slot running.
+      await untilDone(node, `undo ${verb}`, () => undo(node, place, messageOf(error)));
       throw error;
     }
     await place.sweep().catch((error: unknown) => node.log.warn('sweep-failed', { reason: messageOf(error) }));
@@ -263,6 +265,7 @@ async function enter(node: Node, operation: Operation, id: string, newcomer: New
 
 /** As it was before the operation, as far as that is possible: also what a restarted agent does. */
 export async function undo(node: Node, place: Place, result: string): Promise<void> {
+  if (!(await place.refresh())) return; // its client has removed it, or the sandbox
   const { operation, occupant, hidden, retained } = place.slot;
   if (operation === undefined) return;
   const { before } = operation;
@@ -288,6 +291,7 @@ export async function undo(node: Node, place: Place, result: string): Promise<vo
     await place.settle({ occupant: before, hidden: rest }, { result });
     return;
   }
+  if (old !== undefined && old.state !== ContainerState.CONTAINER_EXITED) await stopOccupant(node, old, 0);
   await place.put({ phase: SlotPhase.CHANGING, occupant: '', hidden: [...rest, before] });
   try {
     const made = await again(node, place, before, await nextAttempt(node, place.slot.sandboxId));

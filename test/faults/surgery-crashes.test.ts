@@ -1,0 +1,176 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { labThatIsUp, nodeOf } from '../../hack/nodes/registry.ts';
+import { serviceProcess } from '../../hack/nodes/services.ts';
+import { ContainerState } from '../../src/gen/cri.ts';
+import { SlotPhase } from '../../src/gen/gantry/v1/slots.ts';
+import { Cri } from '../../src/runtime/cri.ts';
+import { Slots } from '../../src/surgery/slots.ts';
+import { Kubelet, type KubeletPod } from '../kubelet.ts';
+import { type LabEnvironment, labDown, labExec, labUp, type NodeEnvironment, type Service } from '../lab.ts';
+import { nodeNamed } from '../scenario.ts';
+import { operate, type Verb } from '../surgery.ts';
+
+/*
+ * Something dies at a moment of an operation on a slot. Afterwards either the old or the new container is in it, and
+ * runs; never both, and none only where none was asked for. Kubelet, which looks all the time, has seen nothing.
+ */
+
+const NAME = 't-surgery-crashes';
+const SERVE = ['sh', '-c', 'trap "exit 0" TERM; echo started; while :; do sleep 0.05; done'];
+const SECOND = JSON.stringify({ command: [...SERVE, 'second'] });
+
+let lab: LabEnvironment;
+let node: NodeEnvironment;
+let kubelet: Kubelet;
+let pod: KubeletPod;
+
+beforeAll(async () => {
+  lab = await labUp({ name: NAME, nodes: 1 });
+  node = nodeNamed(lab, 'a');
+});
+afterAll(() => labDown(NAME));
+
+beforeEach(async () => {
+  kubelet = new Kubelet(node.criSocket);
+  pod = await kubelet.runPod('crashing', lab.images.busybox, SERVE);
+  kubelet.watch();
+});
+afterEach(async () => {
+  await kubelet.removePod(pod);
+  await kubelet[Symbol.asyncDispose]();
+  using cri = new Cri(node.runtimeSocket);
+  using slots = new Slots(node.criSocket);
+  await until(async () => (await cri.listContainers()).length === 0 && (await slots.list()).length === 0);
+  expect([await cri.listContainers(), await slots.list()]).toEqual([[], []]);
+  const ctr = async (...args: string[]) => (await labExec(NAME, 'a', ['ctr', '-n', 'k8s.io', ...args])).stdout.trim();
+  expect(await ctr('tasks', 'ls', '-q')).toBe('');
+  expect((await ctr('snapshots', 'ls')).split('\n').filter((line) => / Active\s*$/.test(line))).toEqual([]);
+});
+
+async function until(isSo: () => Promise<boolean>, limitMs = 30_000): Promise<void> {
+  const end = performance.now() + limitMs;
+  while (performance.now() < end && !(await isSo().catch(() => false))) await sleep(100);
+}
+
+interface Case {
+  readonly verb: Verb;
+  readonly keepState?: boolean;
+  readonly phase: string;
+}
+
+const SWAPS: Case[] = [
+  { verb: 'swap', phase: 'prepare' },
+  { verb: 'swap', phase: 'change over' },
+  { verb: 'swap', phase: 'try' },
+  { verb: 'swap', keepState: true, phase: 'change over' },
+  { verb: 'swap', keepState: true, phase: 'try' },
+];
+const OTHERS: Case[] = [
+  { verb: 'remove', phase: 'stop' },
+  { verb: 'remove', keepState: true, phase: 'freeze' },
+  { verb: 'insert', phase: 'change over' },
+  { verb: 'insert', phase: 'try' },
+  { verb: 'rollback', phase: 'prepare' },
+  { verb: 'rollback', phase: 'change over' },
+  { verb: 'rollback', keepState: true, phase: 'try' },
+];
+
+/** Brings the pod to where the operation can begin. */
+async function prepareFor({ verb, keepState = false }: Case): Promise<void> {
+  const target = pod.container;
+  if (verb === 'insert') await operate(node.agentSocket, 'remove', { target });
+  if (verb === 'rollback') await operate(node.agentSocket, 'swap', { target, configJson: SECOND, keepState });
+}
+
+/** Begins the operation and does `harm` as soon as the phase has begun. Whether it says that it has been done. */
+async function harmed(what: Case, harm: (cut: AbortController) => Promise<void>, delayMs = 0): Promise<boolean> {
+  const { verb, keepState = false, phase } = what;
+  const target = verb === 'insert' ? pod.sandbox : pod.container;
+  const request = {
+    target,
+    keepState,
+    settleMs: 700,
+    ...(verb === 'insert' && { name: 'main' }),
+    ...(verb === 'swap' && { configJson: SECOND }),
+  };
+  const cut = new AbortController();
+  let harming: Promise<void> | undefined;
+  const onPhase = (name: string) => {
+    if (name === phase) harming = sleep(delayMs).then(() => harm(cut));
+  };
+  const isDone = await operate(node.agentSocket, verb, request, onPhase, cut.signal).then(
+    () => true,
+    () => false,
+  );
+  expect(harming, `there was no phase "${phase}"`).toBeDefined();
+  await harming;
+  return isDone;
+}
+
+async function kill(service: Service): Promise<void> {
+  const found = await labThatIsUp(NAME);
+  const process_ = await serviceProcess(found, nodeOf(found, 'a'), service);
+  if (process_ !== undefined) process.kill(process_.hostPid, 'SIGKILL');
+}
+
+/** Waits until the slot is settled, and tells who runs in the pod, as the runtime says. */
+async function settled(): Promise<string[]> {
+  using cri = new Cri(node.runtimeSocket);
+  using slots = new Slots(node.criSocket);
+  const isSettled = async () => {
+    await cri.version();
+    return (await slots.list()).every(({ operation, phase }) => operation === undefined && phase === SlotPhase.SETTLED);
+  };
+  await until(isSettled);
+  expect(await isSettled()).toBe(true);
+  const [slot] = await slots.list();
+  const own = (await cri.listContainers()).filter(({ podSandboxId }) => podSandboxId === pod.sandbox);
+  const running = own.filter(({ state }) => state === ContainerState.CONTAINER_RUNNING).map(({ id }) => id);
+  const frozen = slot?.retained?.frozen === true ? [slot.retained.containerId] : [];
+  const occupants = running.filter((id) => !frozen.includes(id));
+  expect(occupants).toEqual(slot === undefined ? [pod.container] : slot.occupant === '' ? [] : [slot.occupant]);
+  const known = [slot?.occupant ?? pod.container, ...(slot?.hidden ?? [])];
+  expect(own.map(({ id }) => id).filter((id) => !known.includes(id))).toEqual([]);
+  return occupants;
+}
+
+async function expectWhole({ verb }: Case, isDone: boolean): Promise<void> {
+  const occupants = await settled();
+  if (verb !== 'remove' && verb !== 'insert') expect(occupants).toHaveLength(1);
+  if (isDone) expect(occupants).toHaveLength(verb === 'remove' ? 0 : 1);
+  if (occupants.length === 1) expect(await kubelet.exec(pod.container, ['echo', 'here'])).toBe('here\n');
+  const { relists } = kubelet;
+  await until(async () => kubelet.relists > relists + 1);
+  expect(kubelet.relists).toBeGreaterThan(relists + 1);
+  expect([kubelet.changes, pod.restarts]).toEqual([[], 0]);
+  expect(await kubelet.statusOf(pod.container)).toMatchObject({ state: ContainerState.CONTAINER_RUNNING });
+}
+
+describe.each(['agent', 'proxy', 'containerd'] as const)('%s is killed', (service) => {
+  test.each([...SWAPS, ...OTHERS])('in "$phase" of $verb (keeping the state: $keepState)', async (what) => {
+    await prepareFor(what);
+    await expectWhole(what, await harmed(what, () => kill(service)));
+  });
+
+  test.each([10, 40, 90, 150, 250])('%i ms after a swap has begun to change over', async (delayMs) => {
+    const what: Case = { verb: 'swap', phase: 'change over' };
+    await expectWhole(what, await harmed(what, () => kill(service), delayMs));
+  });
+});
+
+test.each(SWAPS)('the command is killed in "$phase" of $verb: the operation goes on', async (what) => {
+  await harmed(what, async (cut) => cut.abort());
+  await expectWhole(what, true);
+  using slots = new Slots(node.criSocket);
+  expect((await slots.list())[0]?.history).toMatchObject([{ verb: 'swap', result: 'done' }]);
+});
+
+test('kubelet ends the pod in the middle of a swap: nothing is left', async () => {
+  const what: Case = { verb: 'swap', phase: 'change over' };
+  const ended = harmed(what, async () => {
+    using cri = new Cri(node.criSocket);
+    await cri.removeSandbox(pod.sandbox);
+  });
+  expect(await ended).toBe(false);
+});
