@@ -54,6 +54,10 @@ test-crashes: build root ## kill agents and containerd at every moment of a migr
 bench-relay: build root ## the relay beside the direct socket, a splice and a pipe, on a real containerd (8 minutes)
 	$(node) test/bench/relay/main.ts $(ARGS)
 
+.PHONY: bench-surgery
+bench-surgery: build root ## change-over of a swap beside stop and start through CRI, and the relay with slots (3 minutes)
+	$(node) test/bench/surgery/main.ts $(ARGS)
+
 .PHONY: soak
 soak: build root ## a kubelet's load while relay and containerd are killed again and again (10 minutes)
 	$(node) test/soak/soak.ts $(ARGS)

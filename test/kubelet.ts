@@ -21,8 +21,7 @@ import {
 } from '../src/gen/cri.ts';
 import { connectSocket, isServiceError, unary } from '../src/runtime/grpc.ts';
 
-const RELIST_MS = 1000;
-const PROBE_MS = 1000;
+const INTERVAL_MS = 1000;
 // Longer than kubelet's own, which is a second: ten operations at a time keep two cores busy.
 const PROBE_TIMEOUT_SECONDS = 5n;
 const CALL_MS = 120_000;
@@ -48,6 +47,7 @@ export class Kubelet implements AsyncDisposable {
   probes = 0;
   relists = 0;
   readonly #client: Client;
+  readonly #intervalMs: number;
   readonly #known = new Map<string, ContainerStatus>();
   readonly #stop = new AbortController();
   readonly #loops: Promise<void>[] = [];
@@ -55,7 +55,9 @@ export class Kubelet implements AsyncDisposable {
   #since = performance.now();
   #sinceUnixMs = Date.now();
 
-  constructor(socket: string) {
+  /** @param intervalMs between two looks, and two probes */
+  constructor(socket: string, intervalMs = INTERVAL_MS) {
+    this.#intervalMs = intervalMs;
     this.#client = connectSocket(socket);
   }
 
@@ -64,13 +66,18 @@ export class Kubelet implements AsyncDisposable {
     this.#since = performance.now();
     this.#sinceUnixMs = Date.now();
     this.#loops.push(
-      this.#loop(RELIST_MS, () => this.#relist()),
-      this.#loop(PROBE_MS, () => this.#probe()),
+      this.#loop(() => this.#relist()),
+      this.#loop(() => this.#probe()),
       this.#follow(),
     );
   }
 
-  async runPod(name: string, image: string, command: string[]): Promise<KubeletPod> {
+  async runPod(
+    name: string,
+    image: string,
+    command: string[],
+    mounts: { hostPath: string; containerPath: string }[] = [],
+  ): Promise<KubeletPod> {
     const uid = randomUUID();
     const labels = {
       'io.kubernetes.pod.name': name,
@@ -92,6 +99,7 @@ export class Kubelet implements AsyncDisposable {
       metadata: { name: 'main', attempt: 0 },
       image: { image },
       command,
+      mounts,
       logPath: 'main/0.log',
       labels: { ...labels, 'io.kubernetes.container.name': 'main' },
       annotations: {
@@ -247,7 +255,7 @@ export class Kubelet implements AsyncDisposable {
     this.changes.push(`+${((performance.now() - this.#since) / 1000).toFixed(1)} s ${name}: ${what}`);
   }
 
-  async #loop(everyMs: number, work: () => Promise<void>): Promise<void> {
+  async #loop(work: () => Promise<void>): Promise<void> {
     const { signal } = this.#stop;
     while (!signal.aborted) {
       await work().catch((error: unknown) => {
@@ -255,7 +263,7 @@ export class Kubelet implements AsyncDisposable {
         const isAway = isServiceError(error) && error.code === status.UNAVAILABLE;
         if (!isAway && !signal.aborted) this.changes.push(`a call failed: ${String(error)}`);
       });
-      await sleep(everyMs, undefined, { signal }).catch(() => undefined);
+      await sleep(this.#intervalMs, undefined, { signal }).catch(() => undefined);
     }
   }
 

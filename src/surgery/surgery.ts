@@ -278,6 +278,8 @@ export async function undo(node: Node, place: Place, result: string): Promise<vo
   const thawed =
     retained?.frozen === true && retained.containerId !== before ? await find(node, retained.containerId) : undefined;
   if (thawed?.state === ContainerState.CONTAINER_RUNNING) await freezeOccupant(thawed);
+  // Before anything is ended: what runs inside it is not to be told of.
+  if (place.slot.phase === SlotPhase.TRYING) await place.put({ phase: SlotPhase.CHANGING });
   for (const id of came) await removeOccupant(node, id);
   const rest = retained === undefined || retained.containerId === before ? [] : [retained.containerId];
   if (before === '') {

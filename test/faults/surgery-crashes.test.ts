@@ -32,7 +32,7 @@ beforeAll(async () => {
 afterAll(() => labDown(NAME));
 
 beforeEach(async () => {
-  kubelet = new Kubelet(node.criSocket);
+  kubelet = new Kubelet(node.criSocket, 250);
   pod = await kubelet.runPod('crashing', lab.images.busybox, SERVE);
   kubelet.watch();
 });

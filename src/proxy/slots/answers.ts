@@ -120,7 +120,9 @@ function ofEvent(table: SlotTable, event: Uint8Array): Uint8Array | undefined {
   }
   for (const value of fieldsOf(event, 5)) {
     if (textIn(value, NUMBERS['ContainerStatus.id']) !== id) continue;
-    if (isStray(table, value, NUMBERS['ContainerStatus.labels'])) return undefined;
+    if (!isStray(table, value, NUMBERS['ContainerStatus.labels'])) continue;
+    table.noteStray(id);
+    return undefined;
   }
   return event;
 }

@@ -83,6 +83,11 @@ export class SlotTable {
     return this.#roles.get(realId) ?? (this.#faces.has(realId) || this.#gone.has(realId) ? HIDDEN : undefined);
   }
 
+  /** A container of Gantry's that the table was not told of: nobody is to hear of its end, either. */
+  noteStray(realId: string): void {
+    if (!this.#roles.has(realId)) this.#gone.add(realId);
+  }
+
   /** Whether a container of a slot needs the image of that ID. */
   isNeeded(image: string): boolean {
     return this.#images.has(image);

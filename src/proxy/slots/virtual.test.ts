@@ -16,7 +16,7 @@ import {
 } from '../../gen/cri.ts';
 import { PutSlotRequest, Slot, SlotOperation, SlotPhase } from '../../gen/gantry/v1/slots.ts';
 import { status } from '../../grpc-status.ts';
-import type { Log } from '../../log.ts';
+import { silentLog } from '../../log.ts';
 import type { AnswerRewriter, Decision, HeldCall } from '../intercept/interceptor.ts';
 import { ID_FIELDS, METHODS } from '../methods.ts';
 import { SLOT_LABEL } from './label.ts';
@@ -30,7 +30,6 @@ const REAL = 'b'.repeat(64);
 const HIDDEN = 'c'.repeat(64);
 const OTHER = 'd'.repeat(64);
 const SANDBOX = 'e'.repeat(64);
-const SILENT = { error: () => undefined, warn: () => undefined, info: () => undefined } as unknown as Log;
 
 const FACE = ContainerStatus.fromPartial({
   id: VIRTUAL,
@@ -70,7 +69,7 @@ beforeAll(async () => {
 });
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'gantry-slots-'));
-  table = await SlotTable.open(folder, SILENT);
+  table = await SlotTable.open(folder, silentLog);
 });
 afterEach(() => rm(folder, { recursive: true }));
 
@@ -427,6 +426,7 @@ describe('events', () => {
       operation: SlotOperation.fromPartial({ key: 'k', verb: 'insert' }),
     });
     expect(await seen(event(REAL, [NOW]))).toBeUndefined();
+    expect(await seen(event(REAL))).toBeUndefined(); // nor that it is gone again
   });
 });
 
@@ -494,7 +494,7 @@ describe('the table', () => {
     await set({ phase: SlotPhase.TRYING });
     await writeFile(join(folder, `${OTHER}.slot`), 'no slot');
     await writeFile(join(folder, `${OTHER}.slot.new`), 'half');
-    const again = await SlotTable.open(folder, SILENT);
+    const again = await SlotTable.open(folder, silentLog);
     expect(again.slots()).toEqual(table.slots().map((one) => Slot.decode(Slot.encode(one).finish())));
     expect((await readdir(folder)).toSorted()).toEqual([`${VIRTUAL}.slot`, `${OTHER}.slot.bad`].toSorted());
   });

@@ -1,5 +1,4 @@
 import { Client, type Request } from './client.ts';
-import type { Way, WayName } from './ways.ts';
 
 export interface Latency {
   readonly p50Ms: number;
@@ -11,14 +10,14 @@ const BLOCK = 20;
 const WARM_UP_BLOCKS = 25;
 
 /** One call after the other on each way; times until the whole answer is there, in milliseconds. */
-export async function latencies(
-  ways: readonly Way[],
+export async function latencies<Name extends string>(
+  ways: readonly { readonly name: Name; readonly path: string }[],
   request: Request,
   calls: number,
   signal: AbortSignal,
-): Promise<{ bytes: number; latencies: Record<WayName, Latency> }> {
+): Promise<{ bytes: number; latencies: Record<Name, Latency> }> {
   using stack = new DisposableStack();
-  const clients: [WayName, Client][] = [];
+  const clients: [Name, Client][] = [];
   for (const { name, path } of ways) clients.push([name, stack.use(await Client.connect(path))]);
   const taken = new Map(clients.map(([name]) => [name, [] as number[]]));
   const lengths = new Set<number>();
@@ -35,7 +34,7 @@ export async function latencies(
     }
   }
   const entries = [...taken].map(([name, times]) => [name, { p50Ms: at(times, 0.5), p99Ms: at(times, 0.99) }]);
-  return { bytes: Math.max(...lengths), latencies: Object.fromEntries(entries) as Record<WayName, Latency> };
+  return { bytes: Math.max(...lengths), latencies: Object.fromEntries(entries) as Record<Name, Latency> };
 }
 
 function at(times: number[], share: number): number {

@@ -66,7 +66,7 @@ export class Ways implements AsyncDisposable {
 }
 
 /** The program as it is installed. */
-function spawnRelay(path: string, upstream: string): ChildProcess {
+export function spawnRelay(path: string, upstream: string, ...more: string[]): ChildProcess {
   const args = [
     'proxy',
     '--listen',
@@ -77,6 +77,7 @@ function spawnRelay(path: string, upstream: string): ChildProcess {
     `unix:${path}.metrics`,
     '--log-level',
     'warn',
+    ...more,
   ];
   return spawn(join(REPOSITORY, 'bin/gantry'), args, { stdio: ['ignore', 'ignore', 'inherit'] });
 }
@@ -96,7 +97,7 @@ async function bundle(folder: string): Promise<string> {
   return outfile;
 }
 
-async function appears(path: string): Promise<void> {
+export async function appears(path: string): Promise<void> {
   const end = performance.now() + START_MS;
   while (performance.now() < end) {
     if ((await stat(path).catch(() => undefined)) !== undefined) return;
