@@ -18,10 +18,21 @@ export class MessageError extends Error {
 /** One message as it travels, never compressed: whoever understands `grpc-encoding` also takes that. */
 export function framed(message: Uint8Array): Buffer {
   const frame = Buffer.allocUnsafe(HEAD_BYTES + message.length);
-  frame.writeUInt8(0, 0);
-  frame.writeUInt32BE(message.length, 1);
+  writeHead(frame, message.length);
   frame.set(message, HEAD_BYTES);
   return frame;
+}
+
+/** What comes before a message of that length. */
+export function headOf(length: number): Buffer {
+  const head = Buffer.allocUnsafe(HEAD_BYTES);
+  writeHead(head, length);
+  return head;
+}
+
+function writeHead(into: Buffer, length: number): void {
+  into.writeUInt8(0, 0);
+  into.writeUInt32BE(length, 1);
 }
 
 /** Cuts one direction of a call into messages, whatever the pieces it comes in. It holds one message at most. */

@@ -8,66 +8,91 @@ const I64 = 1;
 export const LENGTH = 2;
 const I32 = 5;
 
-export interface FieldAt {
-  number: number;
-  wireType: number;
+/**
+ * Goes through the fields of a message in their order, up to one that is not whole: `next`, then look at where it is. (No
+ * generator: lists have hundreds of messages with dozens of fields.)
+ */
+export class FieldCursor {
+  number = 0;
+  wireType = 0;
   /** Where its tag begins. */
-  start: number;
+  start = 0;
   /** Where its value begins: of a length-delimited one after the length. */
-  value: number;
+  value = 0;
   end: number;
-}
+  readonly #message: Uint8Array;
+  readonly #limit: number;
+  #at: number;
 
-/** The fields of a message in their order, up to one that is not whole. The object is the same each time. */
-export function* fieldsIn(message: Uint8Array): Iterable<FieldAt> {
-  const field: FieldAt = { number: 0, wireType: 0, start: 0, value: 0, end: 0 };
-  let at = 0;
-  const varint = (): number => {
-    let value = 0;
-    for (let shift = 0; shift < 70; shift += 7) {
-      const byte = message[at];
-      at += 1;
-      if (byte === undefined) break;
-      value += (byte & 0x7f) * 2 ** shift;
-      if (byte < 0x80) return value;
-    }
-    at = Number.POSITIVE_INFINITY;
-    return 0;
-  };
-  while (at < message.length) {
-    field.start = at;
-    const tag = varint();
-    field.number = Math.floor(tag / 8);
-    field.wireType = tag % 8;
-    field.value = at;
-    switch (field.wireType) {
+  constructor(message: Uint8Array, from = 0, to = message.length) {
+    this.#message = message;
+    this.#limit = to;
+    this.#at = from;
+    this.end = from;
+  }
+
+  next(): boolean {
+    if (this.end >= this.#limit) return false;
+    this.start = this.end;
+    this.#at = this.end;
+    const tag = this.#varint();
+    this.number = Math.floor(tag / 8);
+    this.wireType = tag % 8;
+    this.value = this.#at;
+    switch (this.wireType) {
       case VARINT:
-        varint();
+        this.#varint();
         break;
       case I64:
-        at += 8;
+        this.#at += 8;
         break;
       case I32:
-        at += 4;
+        this.#at += 4;
         break;
       case LENGTH: {
-        const length = varint();
-        field.value = at;
-        at += length;
+        const length = this.#varint();
+        this.value = this.#at;
+        this.#at += length;
         break;
       }
       default:
-        return; // groups, which proto3 does not have, or no protobuf
+        this.#at = Number.POSITIVE_INFINITY; // groups, which proto3 does not have, or no protobuf
     }
-    if (at > message.length) return;
-    field.end = at;
-    yield field;
+    if (this.#at > this.#limit) {
+      this.end = this.#limit;
+      return false;
+    }
+    this.end = this.#at;
+    return true;
+  }
+
+  #varint(): number {
+    const message = this.#message;
+    let at = this.#at;
+    let byte = message[at] ?? -1;
+    if (byte >= 0 && byte < 0x80) {
+      this.#at = at + 1;
+      return byte;
+    }
+    let value = 0;
+    for (let scale = 1; scale < 2 ** 70; scale *= 128) {
+      byte = message[at] ?? -1;
+      if (byte < 0) break;
+      at += 1;
+      value += (byte & 0x7f) * scale;
+      if (byte < 0x80) {
+        this.#at = at;
+        return value;
+      }
+    }
+    this.#at = Number.POSITIVE_INFINITY;
+    return 0;
   }
 }
 
 /** The values of all length-delimited fields of that number (texts, messages), as far as they are whole; views. */
 export function* fieldsOf(message: Uint8Array, number: number): Iterable<Uint8Array> {
-  for (const field of fieldsIn(message)) {
+  for (const field = new FieldCursor(message); field.next(); ) {
     if (field.number === number && field.wireType === LENGTH) yield message.subarray(field.value, field.end);
   }
 }

@@ -6,6 +6,7 @@ import { makePrivateFolder } from '../durable.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { ContainerConfig, ContainerState, ContainerStatus } from '../gen/cri.ts';
 import { Slot, SlotChange, SlotPhase } from '../gen/gantry/v1/slots.ts';
+import type { ContainerDetail } from '../runtime/cri.ts';
 import type { Located } from './locate.ts';
 import { find, removeOccupant } from './occupants.ts';
 
@@ -84,7 +85,7 @@ export class Place {
       ...outcome,
       durationMs: Date.now() - (operation?.startedUnixMs ?? Date.now()),
       after,
-      image: (await find(this.#node, after))?.image ?? '',
+      image: imageOf(await find(this.#node, after)),
     });
     await audit(this.#node, this.#slot, change);
     if (this.#slot.extra && after === '') {
@@ -131,6 +132,11 @@ async function newSlot(node: Node, id: string): Promise<Slot> {
     face: Buffer.from(ContainerStatus.encode(status).finish()),
     config: Buffer.from(ContainerConfig.encode(detail.config).finish()),
   });
+}
+
+/** As it was named, if that is known: the runtime tells one name of several. */
+function imageOf(container: ContainerDetail | undefined): string {
+  return container?.config.image?.userSpecifiedImage || container?.image || '';
 }
 
 /** IDs of the images of all containers of a slot. */

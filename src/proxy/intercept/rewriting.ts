@@ -2,12 +2,14 @@ import { type StatusCode, status } from '../../grpc-status.ts';
 import { type Field, type Fields, fieldValue } from '../h2/fields.ts';
 import type { AnswerStage } from '../h2/splice.ts';
 import type { Stream } from '../h2/stream.ts';
-import { framed, MessageError, MessageReader } from '../messages.ts';
+import { framed, headOf, MessageError, MessageReader } from '../messages.ts';
 import { codeOf, decodeMessage, statusFields } from '../status.ts';
 import type { AnswerRewriter } from './interceptor.ts';
 
 /** What gRPC clients of the CRI take at most (kubelet's and crictl's maximum message size). */
 export const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
+// Below it, one more frame costs more than a copy.
+const COPY_BYTES = 16 * 1024;
 // Of what has been rewritten and waits for the client; beyond it the runtime waits, too.
 const MOST_QUEUED_BYTES = 256 * 1024;
 
@@ -82,7 +84,13 @@ export class Rewriting implements AnswerStage {
   }
 
   #send(message: Uint8Array | undefined): void {
-    if (message !== undefined) this.#down.sendData(framed(message), false);
+    if (message === undefined) return;
+    if (message.length < COPY_BYTES) {
+      this.#down.sendData(framed(message), false);
+      return;
+    }
+    this.#down.sendData(headOf(message.length), false);
+    this.#down.sendData(Buffer.from(message.buffer, message.byteOffset, message.length), false);
   }
 
   #settle(): void {

@@ -3,23 +3,37 @@
  * or not, and nothing is decoded that does not change. (protobuf.dev, Encoding.)
  */
 
-import { fieldsIn, LENGTH, VARINT } from '../wire.ts';
+import { FieldCursor, LENGTH, VARINT } from '../wire.ts';
 
-function encodeVarint(value: number): Uint8Array {
-  const bytes: number[] = [];
+/** Where it ends. */
+function writeVarint(into: Buffer, from: number, value: number): number {
+  let at = from;
   let rest = value;
   while (rest >= 0x80) {
-    bytes.push((rest % 0x80) | 0x80);
+    into[at] = (rest % 0x80) | 0x80;
+    at += 1;
     rest = Math.floor(rest / 0x80);
   }
-  bytes.push(rest);
-  return Uint8Array.from(bytes);
+  into[at] = rest;
+  return at + 1;
+}
+
+function encodeVarint(value: number): Buffer {
+  const bytes = Buffer.allocUnsafe(10);
+  return bytes.subarray(0, writeVarint(bytes, 0, value));
+}
+
+/** Tag and length of a length-delimited field. */
+export function lengthHead(number: number, length: number): Buffer {
+  const head = Buffer.allocUnsafe(2 * 10);
+  const at = writeVarint(head, 0, number * 8 + LENGTH);
+  return head.subarray(0, writeVarint(head, at, length));
 }
 
 /** One length-delimited field: a text, or a message. */
 export function lengthField(number: number, value: Uint8Array | string): Buffer {
   const bytes = typeof value === 'string' ? Buffer.from(value) : value;
-  return Buffer.concat([encodeVarint(number * 8 + LENGTH), encodeVarint(bytes.length), bytes]);
+  return Buffer.concat([lengthHead(number, bytes.length), bytes]);
 }
 
 /** One field of a number that is not negative: an enum, an int32. */
@@ -39,7 +53,7 @@ export function edit(
   const [number, ...rest] = path;
   let parts: Uint8Array[] | undefined;
   let copied = 0;
-  for (const field of fieldsIn(message)) {
+  for (const field = new FieldCursor(message); field.next(); ) {
     if (field.number !== number || field.wireType !== LENGTH) continue;
     const before = message.subarray(field.value, field.end);
     const after = rest.length === 0 ? change(before) : edit(before, rest, change);
@@ -57,7 +71,7 @@ export function edit(
 /** Only the fields with a number that `renumbered` knows, under the number that it gives. */
 export function renumbered(message: Uint8Array, numbers: Readonly<Record<number, number>>): Buffer {
   const parts: Uint8Array[] = [];
-  for (const field of fieldsIn(message)) {
+  for (const field = new FieldCursor(message); field.next(); ) {
     const number = numbers[field.number];
     if (number === undefined) continue;
     const value = message.subarray(field.value, field.end);
@@ -70,7 +84,7 @@ export function renumbered(message: Uint8Array, numbers: Readonly<Record<number,
 /** The fields whose numbers `isWanted` says yes to. */
 export function filtered(message: Uint8Array, isWanted: (number: number) => boolean): Buffer {
   const parts: Uint8Array[] = [];
-  for (const field of fieldsIn(message)) {
+  for (const field = new FieldCursor(message); field.next(); ) {
     if (isWanted(field.number)) parts.push(message.subarray(field.start, field.end));
   }
   return Buffer.concat(parts);
@@ -79,7 +93,7 @@ export function filtered(message: Uint8Array, isWanted: (number: number) => bool
 /** The value of the last varint field of that number, as far as it is a safe integer; 0 when there is none. */
 export function numberAt(message: Uint8Array, number: number): number {
   let found = 0;
-  for (const field of fieldsIn(message)) {
+  for (const field = new FieldCursor(message); field.next(); ) {
     if (field.number !== number || field.wireType !== VARINT) continue;
     found = 0;
     for (let at = field.end - 1; at >= field.value; at--) found = found * 0x80 + ((message[at] ?? 0) & 0x7f);
@@ -89,7 +103,7 @@ export function numberAt(message: Uint8Array, number: number): number {
 
 /** The text of the first length-delimited field of that number; "" when there is none. */
 export function textIn(message: Uint8Array, number: number): string {
-  for (const field of fieldsIn(message)) {
+  for (const field = new FieldCursor(message); field.next(); ) {
     if (field.number === number && field.wireType === LENGTH) {
       return Buffer.from(message.buffer, message.byteOffset + field.value, field.end - field.value).toString();
     }
@@ -100,7 +114,7 @@ export function textIn(message: Uint8Array, number: number): string {
 /** A map of texts to texts: field `number` of a message. */
 export function textMapIn(message: Uint8Array, number: number): Map<string, string> {
   const map = new Map<string, string>();
-  for (const field of fieldsIn(message)) {
+  for (const field = new FieldCursor(message); field.next(); ) {
     if (field.number !== number || field.wireType !== LENGTH) continue;
     const entry = message.subarray(field.value, field.end);
     map.set(textIn(entry, 1), textIn(entry, 2));

@@ -1,6 +1,6 @@
 import type { Slot } from '../../gen/gantry/v1/slots.ts';
 import { SlotPhase } from '../../gen/gantry/v1/slots.ts';
-import { filtered, lengthField, numberAt, numberField, renumbered, textMapIn } from './edit.ts';
+import { filtered, lengthField, numberField, renumbered, textMapIn } from './edit.ts';
 
 /** Field numbers of runtime.v1; a test compares them with the upstream definition. */
 export const NUMBERS = {
@@ -41,6 +41,8 @@ export class Face {
   readonly #container: Buffer;
   readonly #status: Buffer;
   readonly #attributes: Buffer;
+  /** By state: a list may show hundreds of slots, each second. */
+  readonly #containers = new Map<number, Buffer>();
 
   constructor(slot: Slot) {
     this.slot = slot;
@@ -63,10 +65,15 @@ export class Face {
     return real ?? RUNNING;
   }
 
-  /** runtime.v1.Container. @param real the occupant's */
-  container(real: Uint8Array | undefined): Uint8Array {
-    const state = this.state(real && numberAt(real, NUMBERS['Container.state']));
-    return Buffer.concat([this.#container, numberField(NUMBERS['Container.state'], state)]);
+  /** runtime.v1.Container. @param real the state of the occupant, if it is known */
+  container(real: number | undefined): Buffer {
+    const state = this.state(real);
+    let container = this.#containers.get(state);
+    if (container === undefined) {
+      container = Buffer.concat([this.#container, numberField(NUMBERS['Container.state'], state)]);
+      this.#containers.set(state, container);
+    }
+    return container;
   }
 
   /** runtime.v1.ContainerStatus. @param real the occupant's */

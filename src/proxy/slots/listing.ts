@@ -1,9 +1,9 @@
 import type { Pass } from '../intercept/interceptor.ts';
-import { fieldsOf } from '../wire.ts';
-import { edit, lengthField, numberAt, textIn, textMapIn } from './edit.ts';
+import { FieldCursor, fieldsOf, LENGTH } from '../wire.ts';
+import { lengthField, lengthHead, numberAt, textIn, textMapIn } from './edit.ts';
 import type { Face } from './face.ts';
 import { SLOT_LABEL } from './label.ts';
-import type { SlotTable } from './table.ts';
+import type { Role, SlotTable } from './table.ts';
 
 const FILTER = 1;
 const ITEMS = 1;
@@ -12,27 +12,41 @@ const EMPTY = new Uint8Array();
 /** What is listed: containers, or their statistics. Field numbers of runtime.v1. */
 interface Kind {
   readonly filter: { readonly id: number; readonly state?: number; readonly sandbox: number; readonly labels: number };
-  id(item: Uint8Array): string;
+  /** Of the item between two offsets. */
+  id(list: Buffer, from: number, to: number): string;
   labels(item: Uint8Array): ReadonlyMap<string, string>;
   /** undefined when nothing can be shown without an occupant */
   render(face: Face, real: Uint8Array | undefined): Uint8Array | undefined;
 }
 
-const CONTAINERS: Kind = {
-  filter: { id: 1, state: 2, sandbox: 3, labels: 4 },
-  id: (item) => textIn(item, 1),
-  labels: (item) => textMapIn(item, 8),
-  render: (face, real) => face.container(real),
-};
 const CONTAINER_STATE = 6;
 
-const attributes = (item: Uint8Array): Uint8Array => first(item, 1);
+const CONTAINERS: Kind = {
+  filter: { id: 1, state: 2, sandbox: 3, labels: 4 },
+  id: firstText,
+  labels: (item) => textMapIn(item, 8),
+  render: (face, real) => face.container(real && numberAt(real, CONTAINER_STATE)),
+};
+
 const STATS: Kind = {
   filter: { id: 1, sandbox: 2, labels: 3 },
-  id: (item) => textIn(attributes(item), 1),
-  labels: (item) => textMapIn(attributes(item), 3),
+  id(list, from, to) {
+    for (const field = new FieldCursor(list, from, to); field.next(); ) {
+      if (field.number === 1) return firstText(list, field.value, field.end); // of its attributes
+    }
+    return '';
+  },
+  labels: (item) => textMapIn(first(item, 1), 3),
   render: (face, real) => real && face.stats(real),
 };
+
+/** Field 1, which encoders write first. */
+function firstText(list: Buffer, from: number, to: number): string {
+  for (const field = new FieldCursor(list, from, to); field.next(); ) {
+    if (field.number === 1) return list.toString('latin1', field.value, field.end);
+  }
+  return '';
+}
 
 const KINDS: Readonly<Record<string, Kind>> = {
   ListContainers: CONTAINERS,
@@ -83,17 +97,37 @@ export class Listing {
     return { kind: 'pass', request: this.#request, rewriter };
   }
 
+  /** What does not change is copied in as few pieces as possible. */
   #rewrite(bytes: Uint8Array): Uint8Array {
-    const kind = this.#kind;
-    return edit(bytes, [ITEMS], (item) => {
-      const id = kind.id(item);
-      const role = this.#table.role(id);
-      if (role === undefined) {
-        if (this.#table.isUnsettled && kind.labels(item).has(SLOT_LABEL)) return undefined;
-        return this.#isWidened && !this.#isWanted(id, item, kind.labels(item)) ? undefined : item;
-      }
-      return role.kind === 'hidden' ? undefined : this.#render(role.face, item);
-    });
+    const list = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+    const parts: Uint8Array[] = [];
+    let copied = 0;
+    for (const item = new FieldCursor(list); item.next(); ) {
+      if (item.number !== ITEMS || item.wireType !== LENGTH) continue;
+      const role = this.#table.role(this.#kind.id(list, item.value, item.end));
+      if (role === undefined && !this.#isWidened && !this.#table.isUnsettled) continue;
+      const before = list.subarray(item.value, item.end);
+      const after = this.#shownFor(role, before);
+      if (after === before) continue;
+      if (item.start > copied) parts.push(list.subarray(copied, item.start));
+      if (after !== undefined) parts.push(lengthHead(ITEMS, after.length), after);
+      copied = item.end;
+    }
+    if (copied === 0) return bytes;
+    parts.push(list.subarray(copied));
+    return Buffer.concat(parts);
+  }
+
+  #shownFor(role: Role | undefined, item: Uint8Array): Uint8Array | undefined {
+    if (role?.kind === 'hidden') return undefined;
+    if (role !== undefined) return this.#render(role.face, item);
+    const labels = this.#kind.labels(item);
+    if (this.#table.isUnsettled && labels.has(SLOT_LABEL)) return undefined;
+    return this.#isWidened && !this.#isWanted(this.#idOf(item), item, labels) ? undefined : item;
+  }
+
+  #idOf(item: Uint8Array): string {
+    return this.#kind.id(Buffer.from(item.buffer, item.byteOffset, item.length), 0, item.length);
   }
 
   /** The slots whose occupant has not been in the answer: there is none, or it has come since the runtime looked. */
