@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { BEFORE_COMMIT, moments, type Served, World } from './world.ts';
+import { BEFORE_COMMIT, expectReason, moments, type Served, World } from './world.ts';
 
 /*
  * The source's agent is killed at a moment of a migration; its supervisor starts it again 0.2 s later.
@@ -48,5 +48,23 @@ describe("the source's agent is killed", () => {
     const place = await world.settled(served);
     if (ended.exitCode === 0) expect(place).toBe('b');
     else expect(ended.failure?.reason).toBe('AGENT_UNAVAILABLE');
+  });
+});
+
+describe("the source's agent is asked to stop", () => {
+  test.each([
+    ['placeholder', 0],
+    ['dump', 0],
+    ['send memory', 0],
+  ])('after "%s" and %i ms: it rolls back first', async (phase, delayMs) => {
+    const ended = await world.stopAfter(served, phase, delayMs, ['a', 'agent']);
+    expectReason(ended, 'CANCELLED');
+    expect(await world.settled(served)).toBe('a');
+  });
+
+  test('after the commit: it carries the migration through first', async () => {
+    const ended = await world.stopAfter(served, 'commit', 0, ['a', 'agent']);
+    expect(ended.exitCode, ended.stderr).toBe(0);
+    expect(await world.settled(served)).toBe('b');
   });
 });

@@ -75,3 +75,16 @@ describe('both agents are killed', () => {
     if (phase === 'resume') expect(place).toBe('b');
   });
 });
+
+describe("the target's agent is asked to stop", () => {
+  test.each([
+    ['placeholder', 0],
+    ['dump', 0],
+    ['send memory', 0],
+    ['commit', 0],
+  ])('after "%s" and %i ms: it goes on here or there, as the command says', async (phase, delayMs) => {
+    const ended = await world.stopAfter(served, phase, delayMs, ['b', 'agent']);
+    expect(await world.settled(served)).toBe(ended.exitCode === 0 ? 'b' : 'a');
+    if (ended.exitCode !== 0) expect(ended.failure?.reason).toBe('PEER_LOST');
+  });
+});

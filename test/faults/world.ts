@@ -374,12 +374,27 @@ export class World {
   }
 
   /** Kills services at one moment of a migration from a to b: as soon as a phase is over, plus a delay. */
-  async killAfter(served: Served, phase: string, delayMs: number, ...services: (readonly ['a' | 'b', Service])[]) {
+  killAfter(served: Served, phase: string, delayMs: number, ...services: (readonly ['a' | 'b', Service])[]) {
+    return this.#signalAfter('SIGKILL', served, phase, delayMs, services);
+  }
+
+  /** Asks services to end, at one moment of a migration from a to b. */
+  stopAfter(served: Served, phase: string, delayMs: number, ...services: (readonly ['a' | 'b', Service])[]) {
+    return this.#signalAfter('SIGTERM', served, phase, delayMs, services);
+  }
+
+  async #signalAfter(
+    signal: NodeJS.Signals,
+    served: Served,
+    phase: string,
+    delayMs: number,
+    services: (readonly ['a' | 'b', Service])[],
+  ): Promise<Ended> {
     const pids = await Promise.all(services.map(([name, service]) => this.pidOf(this[name], service)));
     const command = this.begin(this.a, 'migrate', served.pod.container, '--to', 'b');
     await command.reached(phase);
     await sleep(delayMs);
-    for (const pid of pids) process.kill(pid, 'SIGKILL');
+    for (const pid of pids) process.kill(pid, signal);
     return command.ended;
   }
 
