@@ -140,6 +140,10 @@ export class Kubelet implements AsyncDisposable {
     return Buffer.from(stdout).toString();
   }
 
+  async reopenLog(containerId: string): Promise<void> {
+    await this.#call(Runtime.reopenContainerLog, { containerId });
+  }
+
   async statusOf(containerId: string): Promise<ContainerStatus | undefined> {
     return (await this.#call(Runtime.containerStatus, ContainerStatusRequest.fromPartial({ containerId }))).status;
   }
@@ -213,7 +217,10 @@ export class Kubelet implements AsyncDisposable {
           timeout: PROBE_TIMEOUT_SECONDS,
         });
         try {
-          const { exitCode } = await unary(this.#client, Runtime.execSync, request, { timeoutMs: CALL_MS });
+          const { exitCode } = await unary(this.#client, Runtime.execSync, request, {
+            timeoutMs: CALL_MS,
+            signal: this.#stop.signal,
+          });
           this.probes += 1;
           if (exitCode !== 0) this.#change(pod, `its probe failed with exit code ${exitCode}`);
         } catch (error) {

@@ -13,6 +13,7 @@ import { residentBytes, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { dump } from '../runtime/criu.ts';
 import { run } from '../runtime/program.ts';
+import { locateReal } from '../surgery/locate.ts';
 import { FrozenContainer } from './freeze.ts';
 import { checkSpace, keepLog } from './images.ts';
 import { MANIFEST, type Manifest, NAMES } from './manifest.ts';
@@ -28,8 +29,9 @@ export async function checkpoint(node: Node, request: CheckpointRequest, operati
   if (await exists(output)) {
     throw new GantryError('USAGE', `${output} exists already`, { hint: 'name a folder that does not exist yet' });
   }
-  const found = await node.cri.findContainer(request.container, operation.signal);
-  if (node.busy.has(found.id)) throw new GantryError('BUSY', `another operation works on ${request.container}`);
+  const found = await locateReal(node, request.container, operation.signal);
+  if (node.busy.has(found.id) || node.busy.has(found.podSandboxId))
+    throw new GantryError('BUSY', `another operation works on ${request.container}`);
   node.busy.add(found.id);
   try {
     const container = await operation.phase('check', async () => {

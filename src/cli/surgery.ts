@@ -75,7 +75,8 @@ Examples:
     )
     .action(async (target: string, options: Options) => {
       const result = await perform('remove', target, { ...options, keepState: options.keep === true });
-      print(options, result, `${target} is out of sandbox ${short(result.sandboxId)}; its slot is empty`);
+      const left = result.slotId === '' ? 'it was an extra one' : 'its slot is empty';
+      print(options, result, `${target} is out of sandbox ${short(result.sandboxId)}; ${left}`);
     });
 }
 

@@ -16,6 +16,7 @@ import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { residentBytes, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { dump } from '../runtime/criu.ts';
+import { locateReal } from '../surgery/locate.ts';
 import { connectPeer } from '../transfer/peer.ts';
 import { type Session, sourceSession } from '../transfer/session.ts';
 import { sendFolder, syncFiles } from '../transfer/streams.ts';
@@ -31,8 +32,8 @@ const SETTLE_LIMIT_MS = 60_000;
  * commit lets the container go on here.
  */
 export async function migrate(node: Node, request: MigrateRequest, operation: Operation): Promise<Result> {
-  const found = await node.cri.findContainer(request.container, operation.signal);
-  if (node.busy.has(found.id)) {
+  const found = await locateReal(node, request.container, operation.signal);
+  if (node.busy.has(found.id) || node.busy.has(found.podSandboxId)) {
     throw new GantryError('BUSY', `another operation works on container ${request.container}`);
   }
   node.busy.add(found.id);

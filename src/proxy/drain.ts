@@ -55,13 +55,21 @@ const LOOK_MS = 2;
 // What kubelet gives a probe; what runs for longer is not waited for.
 const RUNS_LIMIT_MS = 2000;
 
-/**
- * Resolves when those of the calls that read have ended, and those that run something inside a container, or have had time to.
- * Rejects with the signal's reason.
- */
-export async function readsOver(calls: ReadonlySet<InFlight>, signal: AbortSignal): Promise<void> {
-  const begun = [...calls];
-  const until = performance.now() + RUNS_LIMIT_MS;
-  const isWaitedFor = (call: InFlight) => calls.has(call) && (call.reads || (call.runs && performance.now() < until));
-  while (begun.some(isWaitedFor)) await delay(LOOK_MS, undefined, { signal });
+/** Resolves when those of the calls that read have ended. Rejects with the signal's reason. */
+export function readsOver(calls: ReadonlySet<InFlight>, signal: AbortSignal): Promise<void> {
+  return over(calls, ({ reads }) => reads, signal);
+}
+
+/** Resolves when those of the calls that run something inside a container have ended, or have had time to. */
+export function runsOver(calls: ReadonlySet<InFlight>): Promise<void> {
+  return over(calls, ({ runs }) => runs, AbortSignal.timeout(RUNS_LIMIT_MS)).catch(() => undefined);
+}
+
+async function over(
+  calls: ReadonlySet<InFlight>,
+  isMeant: (call: InFlight) => boolean,
+  signal: AbortSignal,
+): Promise<void> {
+  const begun = [...calls].filter(isMeant);
+  while (begun.some((call) => calls.has(call))) await delay(LOOK_MS, undefined, { signal });
 }

@@ -5,7 +5,7 @@ import { status } from '../grpc-status.ts';
 import { type Log, logToStderr } from '../log.ts';
 import { Call } from './call.ts';
 import { DEFAULT_DRAIN_TIMEOUT_MS, DEFAULT_UPSTREAM_WAIT_MS } from './defaults.ts';
-import { type Accepted, drain, type InFlight, readsOver } from './drain.ts';
+import { type Accepted, drain, type InFlight, readsOver, runsOver } from './drain.ts';
 import { Connection } from './h2/connection.ts';
 import { type Fields, fieldValue } from './h2/fields.ts';
 import { ErrorCode } from './h2/frames.ts';
@@ -59,6 +59,8 @@ export interface Relay extends AsyncDisposable {
   readonly closed: Promise<void>;
   /** Resolves when the calls in flight that read have ended. Rejects with the signal's reason. */
   readsOver(signal: AbortSignal): Promise<void>;
+  /** Resolves when the calls in flight that run something inside a container have ended, or have had two seconds for it. */
+  runsOver(): Promise<void>;
   /** Stops accepting, lets calls in flight finish within the drain timeout, and removes the socket. */
   close(): Promise<void>;
 }
@@ -176,6 +178,7 @@ export async function serveRelay(options: RelayOptions): Promise<Relay> {
     listen,
     closed,
     readsOver: (limit) => readsOver(calls, limit),
+    runsOver: () => runsOver(calls),
     close,
     [Symbol.asyncDispose]: close,
   };

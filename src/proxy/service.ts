@@ -33,7 +33,10 @@ export async function runProxy(config: ProxyConfig, log: Log, signal: AbortSigna
   const own: OwnMethods = new Map([
     ...healthMethods(runtimeProbe(config.upstream)),
     ...trace.methods(),
-    ...slotMethods(slots, (limit) => relay.readsOver(limit)),
+    ...slotMethods(slots, {
+      readsOver: (limit) => relay.readsOver(limit),
+      runsOver: () => relay.runsOver(),
+    }),
   ]);
   await using _metrics = await metricsOf(config, sinks, log);
 

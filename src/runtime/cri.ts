@@ -17,6 +17,7 @@ import {
   RunPodSandboxRequest,
   RuntimeServiceService as Runtime,
 } from '../gen/cri.ts';
+import { SLOT_LABEL } from '../proxy/slots/label.ts';
 import { connectSocket, fromRuntime, unary } from './grpc.ts';
 import { configFromInfo } from './verbose-info.ts';
 
@@ -79,12 +80,6 @@ export class Cri {
     return (await this.#call(Runtime.listPodSandbox, request, 'listing sandboxes', signal)).items;
   }
 
-  /** Finds a container by ID, unambiguous ID prefix or (running ones first) name. Errors: NOT_FOUND, IS_SANDBOX. */
-  async findContainer(wanted: string, signal?: AbortSignal): Promise<Container> {
-    const [containers, sandboxes] = await Promise.all([this.listContainers(signal), this.listSandboxes(signal)]);
-    return chooseContainer(wanted, containers, sandboxes);
-  }
-
   /** Finds a ready sandbox by ID or unambiguous ID prefix. Errors: NOT_FOUND, NOT_RUNNING. */
   async findSandbox(wanted: string, signal?: AbortSignal): Promise<PodSandbox> {
     const found = (await this.listSandboxes(signal)).filter(({ id }) => wanted.length >= 3 && id.startsWith(wanted));
@@ -121,7 +116,7 @@ export class Cri {
       imageRef: status.imageRef,
       snapshotter: detail.snapshotter,
       snapshotKey: detail.snapshotKey,
-      config: configFromInfo(detail, ContainerConfig),
+      config: withoutSlot(configFromInfo(detail, ContainerConfig)),
       sandbox: await this.describeSandbox(detail.sandboxID, signal),
     };
   }
@@ -196,7 +191,13 @@ export class Cri {
   }
 }
 
-/** Pure part of {@link Cri.findContainer}. */
+/** What is made from a container's configuration is not in that one's slot. */
+function withoutSlot(config: ContainerConfig): ContainerConfig {
+  const { [SLOT_LABEL]: _slot, ...labels } = config.labels;
+  return { ...config, labels };
+}
+
+/** Chooses by ID, unambiguous ID prefix or (running ones first) name. Errors: NOT_FOUND, IS_SANDBOX. */
 export function chooseContainer(
   wanted: string,
   containers: readonly Container[],

@@ -1,4 +1,5 @@
 import type { Node } from '../agent/node.ts';
+import { GantryError } from '../errors.ts';
 import { Container, ContainerState } from '../gen/cri.ts';
 import { type Slot, SlotPhase } from '../gen/gantry/v1/slots.ts';
 import { chooseContainer } from '../runtime/cri.ts';
@@ -8,11 +9,11 @@ export type Located = { readonly slot: Slot } | { readonly container: Container 
 
 /** Every container of the node as its users know it. Errors: NOT_FOUND, IS_SANDBOX. */
 export async function locate(node: Node, wanted: string, signal?: AbortSignal): Promise<Located> {
-  const [slots, containers, sandboxes] = await Promise.all([
-    node.slots.list(),
-    node.cri.listContainers(signal),
-    node.cri.listSandboxes(signal),
-  ]);
+  return locateAmong(node, await node.slots.list(), wanted, signal);
+}
+
+async function locateAmong(node: Node, slots: Slot[], wanted: string, signal?: AbortSignal): Promise<Located> {
+  const [containers, sandboxes] = await Promise.all([node.cri.listContainers(signal), node.cri.listSandboxes(signal)]);
   const byReal = slots.filter(({ occupant }) => wanted.length >= 3 && occupant.startsWith(wanted));
   const [only] = byReal;
   if (only !== undefined && byReal.length === 1) return { slot: only };
@@ -21,6 +22,20 @@ export async function locate(node: Node, wanted: string, signal?: AbortSignal): 
   const found = chooseContainer(wanted, seen, sandboxes);
   const slot = slots.find(({ id }) => id === found.id);
   return slot === undefined ? { container: found } : { slot };
+}
+
+/**
+ * The real container that a user means, for what is done to containers as the runtime has them. Without a relay on the
+ * node there are no slots. Errors: NOT_FOUND, IS_SANDBOX, SLOT_EMPTY.
+ */
+export async function locateReal(node: Node, wanted: string, signal?: AbortSignal): Promise<Container> {
+  const slots = await node.slots.list().catch(() => []);
+  const located = await locateAmong(node, slots, wanted, signal);
+  if ('container' in located) return located.container;
+  const { occupant, name } = located.slot;
+  const real = (await node.cri.listContainers(signal)).find(({ id }) => id === occupant);
+  if (real !== undefined) return real;
+  throw new GantryError('SLOT_EMPTY', `nobody is in slot ${name}`, { hint: 'gantry insert puts a container there' });
 }
 
 function asContainer({ id, sandboxId, name, exit, phase }: Slot): Container {

@@ -7,6 +7,7 @@ import { ContainerConfig, ImageSpec } from '../gen/cri.ts';
 import type { SurgeryRequest } from '../gen/gantry/v1/agent.ts';
 import type { Retained } from '../gen/gantry/v1/slots.ts';
 import { writableLayer } from '../runtime/containerd.ts';
+import { criuVersion } from '../runtime/criu.ts';
 
 /** Who is to come into a slot, checked as far as that is possible before anything is touched. */
 export interface Newcomer {
@@ -58,6 +59,7 @@ function withJson(base: ContainerConfig, text: string): ContainerConfig {
 }
 
 async function fromCheckpoint(node: Node, base: ContainerConfig, folder: string): Promise<Newcomer> {
+  await criuVersion();
   const manifest = await readManifest(folder);
   const { image } = await node.cri.imageStatus(manifest.image.id);
   if (image === undefined) {

@@ -57,6 +57,11 @@ export class Place {
     return this.#slot;
   }
 
+  /** Its client has removed it; what is left of it is hidden until it is cleared away. */
+  get isEnded(): boolean {
+    return this.#slot.extra && this.#slot.face.length > 0;
+  }
+
   async begin(verb: Verb): Promise<void> {
     if (this.#slot.operation !== undefined) {
       throw new GantryError('BUSY', `another operation (${this.#slot.operation.verb}) works on ${this.#slot.name}`);
@@ -160,9 +165,15 @@ async function audit(node: Node, slot: Slot, { _unknownFields, ...change }: Slot
   }
 }
 
-/** Runs one operation on a sandbox, and none beside it. Errors: BUSY. */
-export async function alone<T>(node: Node, sandbox: string, operation: Operation, work: () => Promise<T>): Promise<T> {
-  if (node.busy.has(sandbox)) {
+/** Runs one operation on a sandbox, and none beside it, nor on its container. Errors: BUSY. */
+export async function alone<T>(
+  node: Node,
+  sandbox: string,
+  container: string,
+  operation: Operation,
+  work: () => Promise<T>,
+): Promise<T> {
+  if (node.busy.has(sandbox) || node.busy.has(container)) {
     throw new GantryError('BUSY', `another operation works on sandbox ${sandbox.slice(0, 13)}`, {
       hint: 'wait until it is done: gantry ps',
     });

@@ -35,7 +35,7 @@ export async function reconcile(node: Node): Promise<boolean> {
   const sandboxes = new Map((await node.cri.listSandboxes()).map(({ id, state }) => [id, state]));
   let isDone = true;
   for (const slot of slots) {
-    if (node.busy.has(slot.sandboxId)) continue;
+    if (node.busy.has(slot.sandboxId) || node.busy.has(slot.occupant)) continue;
     node.busy.add(slot.sandboxId);
     try {
       if (!sandboxes.has(slot.sandboxId)) await node.slots.remove(slot);
@@ -80,14 +80,14 @@ async function settle(node: Node, slot: Slot, isReady: boolean): Promise<void> {
 
 /** An operation that was cut off is carried through when the new state is there already, else undone. */
 async function finish(node: Node, place: Place, isRunning: boolean, isReady: boolean): Promise<void> {
-  const { operation, phase, occupant, hidden } = place.slot;
+  const { operation, phase, occupant, hidden, exit: stopped } = place.slot;
   const result = 'done, after the agent was started again';
   node.log.warn('operation-found', { slot: place.slot.id, verb: operation?.verb, phase });
   if (!isReady) {
     // Its sandbox has been stopped, and all that was in it.
     const exit = { code: STOPPED_CODE, finishedAt: BigInt(Date.now()) * 1_000_000n, _unknownFields: {} };
     await place.settle({ ...(occupant === '' && { exit }) }, { result: 'the sandbox was stopped' });
-  } else if (phase === SlotPhase.TRYING && isRunning) {
+  } else if (phase === SlotPhase.TRYING && isRunning && stopped === undefined) {
     await place.settle({ retained: retainedBy(place), exit: undefined }, { result });
   } else if (operation?.verb === 'remove' && phase === SlotPhase.CHANGING && !isRunning) {
     await place.settle({ occupant: '', hidden: [...hidden, occupant], retained: undefined }, { result });

@@ -3,7 +3,7 @@ import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import { PoisedContainer } from '../checkpoint/restore-container.ts';
 import { GantryError, messageOf } from '../errors.ts';
-import { ContainerConfig, ContainerState, PodSandboxState } from '../gen/cri.ts';
+import { ContainerConfig, ContainerState, type PodSandboxConfig, PodSandboxState } from '../gen/cri.ts';
 import type { Result, SurgeryRequest } from '../gen/gantry/v1/agent.ts';
 import { type Retained, Slot, SlotPhase } from '../gen/gantry/v1/slots.ts';
 import { untilDone } from '../migrate/retry.ts';
@@ -79,12 +79,13 @@ export async function insert(node: Node, request: SurgeryRequest, operation: Ope
       !behind.has(id),
   );
   if (other !== undefined) throw taken(request.name, other.id);
+  const { config: pod } = await node.cri.describeSandbox(sandbox.id, operation.signal);
   const extra = Slot.fromPartial({
     id: randomBytes(32).toString('hex'),
     sandboxId: sandbox.id,
     name: request.name,
     extra: true,
-    config: Buffer.from(ContainerConfig.encode(extraConfig(request.name)).finish()),
+    config: Buffer.from(ContainerConfig.encode(extraConfig(request.name, pod)).finish()),
   });
   return operate(
     node,
@@ -124,7 +125,8 @@ async function operate(
   if (before !== undefined) return result(node, before.slot, operation, before.changeOverMs);
   const located: Located = extra === undefined ? await locate(node, request.target, operation.signal) : { slot: extra };
   const sandbox = 'slot' in located ? located.slot.sandboxId : located.container.podSandboxId;
-  return alone(node, sandbox, operation, async () => {
+  const occupant = 'slot' in located ? located.slot.occupant : located.container.id;
+  return alone(node, sandbox, occupant, operation, async () => {
     const newcomer = await operation.phase('check', () => check(node, located, request, verb));
     const { keepState: keepsState, who } = request;
     const begun = {
@@ -216,7 +218,8 @@ async function changeOver(
 async function prepare(node: Node, place: Place, newcomer: Newcomer, operation: Operation): Promise<string> {
   const { retained, config } = newcomer;
   const attempt = place.slot.operation?.attempt ?? 0;
-  if (retained?.frozen === true) return retained.containerId;
+  // After a reboot there is nothing left to be thawed.
+  if (retained?.frozen === true && (await isRunning(node, retained.containerId))) return retained.containerId;
   if (retained === undefined) {
     if (config === undefined) throw new GantryError('INTERNAL', 'there is no configuration for the new container');
     const id = await create(node, place.slot, config, attempt, operation.signal);
@@ -243,7 +246,7 @@ async function leave(node: Node, place: Place, request: SurgeryRequest): Promise
 }
 
 async function enter(node: Node, operation: Operation, id: string, newcomer: Newcomer): Promise<void> {
-  if (newcomer.retained?.frozen === true) {
+  if (newcomer.retained?.containerId === id) {
     const frozen = await find(node, id);
     if (frozen?.state !== ContainerState.CONTAINER_RUNNING) {
       throw new GantryError('SWAP_FAILED', `container ${id} has ended while it was frozen`);
@@ -268,6 +271,10 @@ export async function undo(node: Node, place: Place, result: string): Promise<vo
   if (!(await place.refresh())) return; // its client has removed it, or the sandbox
   const { operation, occupant, hidden, retained } = place.slot;
   if (operation === undefined) return;
+  if (place.isEnded || place.slot.exit !== undefined) {
+    await end(node, place, result);
+    return;
+  }
   const { before } = operation;
   const wasPreparing = place.slot.phase === SlotPhase.SETTLED;
   const keeps = new Set([before, retained?.containerId]);
@@ -316,6 +323,19 @@ export async function undo(node: Node, place: Place, result: string): Promise<vo
   await place.sweep();
 }
 
+/** The way out when a client has stopped or removed the slot meanwhile: nobody is in it any more. */
+async function end(node: Node, place: Place, result: string): Promise<void> {
+  const { operation, occupant, hidden } = place.slot;
+  const all = new Set([occupant, operation?.before ?? '', ...hidden, ...(await labelled(node, place.slot))]);
+  for (const id of all) if (id !== '') await removeOccupant(node, id);
+  if (place.isEnded) await node.slots.remove(place.slot);
+  else
+    await place.settle(
+      { occupant: '', hidden: [], retained: undefined },
+      { result: `${result}; its client has stopped it` },
+    );
+}
+
 /** Containers that were made for a slot, by their label. */
 async function labelled(node: Node, slot: Slot): Promise<string[]> {
   return (await node.cri.listContainers()).filter(({ labels }) => labels[SLOT_LABEL] === slot.id).map(({ id }) => id);
@@ -353,7 +373,15 @@ function taken(name: string, id: string): GantryError {
   });
 }
 
-/** Of a container that kubelet never sees: its log lies beside those that kubelet knows, and goes with the pod's. */
-function extraConfig(name: string): ContainerConfig {
-  return ContainerConfig.fromPartial({ metadata: { name }, logPath: `${name}.log`, linux: {} });
+/**
+ * Of a container that kubelet never sees: its namespaces are as the pod has them, its log lies beside those that kubelet
+ * knows, and goes with the pod's.
+ */
+function extraConfig(name: string, { linux }: PodSandboxConfig): ContainerConfig {
+  const namespaceOptions = linux?.securityContext?.namespaceOptions;
+  return ContainerConfig.fromPartial({
+    metadata: { name },
+    logPath: `${name}.log`,
+    linux: { securityContext: { ...(namespaceOptions !== undefined && { namespaceOptions }) } },
+  });
 }

@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { ContainerState } from '../../src/gen/cri.ts';
 import { Cri } from '../../src/runtime/cri.ts';
 import { Slots } from '../../src/surgery/slots.ts';
+import { leftoversOn } from '../e2e/leftovers.ts';
 import { Kubelet, type KubeletPod } from '../kubelet.ts';
 import { type LabEnvironment, labDown, labExec, labUp, type NodeEnvironment } from '../lab.ts';
 import { nodeNamed } from '../scenario.ts';
@@ -48,11 +49,7 @@ async function expectNothingLeft(): Promise<void> {
     await sleep(100);
   }
   expect([await cri.listSandboxes(), await cri.listContainers(), await slots.list()]).toEqual([[], [], []]);
-  const ctr = async (...args: string[]) => (await labExec(NAME, 'a', ['ctr', '-n', 'k8s.io', ...args])).stdout.trim();
-  expect(await ctr('containers', 'ls', '-q')).toBe('');
-  expect(await ctr('tasks', 'ls', '-q')).toBe('');
-  const active = (await ctr('snapshots', 'ls')).split('\n').filter((line) => / Active\s*$/.test(line));
-  expect(active).toEqual([]);
+  expect(await leftoversOn(lab, node)).toEqual([]);
 }
 
 /** The runtime's own view of a pod: names and states of its containers. */
@@ -151,16 +148,35 @@ describe('kubelet sees nothing of', () => {
       configJson: config(SERVE),
     });
     await expectUnseen();
-    const { stdout } = await labExec(
-      NAME,
-      'a',
-      ['crictl', '-r', 'unix:///run/containerd/containerd.sock', 'ps', '-q'],
-      { reject: false },
-    );
-    if (stdout !== '') expect(stdout).toContain(containerId);
     expect(await really(one)).toEqual(expect.arrayContaining([`${containerId} running`, `${one.container} running`]));
     const again = act('insert', { target: one.sandbox, name: 'side', image: lab.images.busybox });
     await expect(again).rejects.toMatchObject({ reason: 'NAME_TAKEN' });
+  });
+
+  test('a container that comes from a checkpoint: its memory is what it was', async () => {
+    const remember = [
+      'sh',
+      '-c',
+      'id=$(cat /proc/sys/kernel/random/uuid); while :; do echo $id > /id; sleep 0.05; done',
+    ];
+    const one = await kubelet.runPod('remembering', lab.images.busybox, remember);
+    await watched();
+    await sleep(300);
+    const id = await kubelet.exec(one.container, ['cat', '/id']);
+    const gantry = async (...args: string[]) => (await labExec(NAME, 'a', ['gantry', ...args])).stdout;
+    await gantry('checkpoint', one.container, '--output', '/var/tmp/remembered', '--leave-running');
+    await act('swap', { target: one.container, configJson: config(remember), graceSeconds: 0 });
+    await sleep(300);
+    expect(await kubelet.exec(one.container, ['cat', '/id'])).not.toBe(id);
+    const said = await gantry('swap', 'main', '--checkpoint', '/var/tmp/remembered', '--grace', '0');
+    expect(said).toMatch(/^main is container [0-9a-f]{13} now; changed over in \d+ ms$/);
+    await kubelet.exec(one.container, ['rm', '/id']);
+    await sleep(300);
+    expect(await kubelet.exec(one.container, ['cat', '/id'])).toBe(id);
+    await expectUnseen();
+    // A checkpoint of what is in a slot now is one of a container like any other.
+    await gantry('checkpoint', 'main', '--output', '/var/tmp/again', '--leave-running');
+    await labExec(NAME, 'a', ['rm', '-r', '/var/tmp/remembered', '/var/tmp/again']);
   });
 
   test('a hundred operations in random order on ten pods', async () => {
@@ -260,6 +276,24 @@ describe('what kubelet does to a slot', () => {
     expect(await really(one)).toContain(`${containerId} not running`);
   });
 
+  test('its log is rotated', async () => {
+    const one = await pod('rotating');
+    await act('swap', {
+      target: one.container,
+      configJson: config(['sh', '-c', 'while :; do echo line; sleep 0.05; done']),
+    });
+    const file = `${one.sandboxConfig.logDirectory}/main/0.log`;
+    const rotate = async () => {
+      await labExec(NAME, 'a', ['mv', file, `${file}.old`]);
+      await kubelet.reopenLog(one.container);
+      await sleep(300);
+      return (await labExec(NAME, 'a', ['cat', file])).stdout;
+    };
+    expect(await rotate()).toContain('line');
+    await act('remove', { target: one.container, graceSeconds: 0 });
+    expect(await rotate()).toBe('');
+  });
+
   test('its log goes on in the same file', async () => {
     const one = await pod('logging');
     await act('swap', { target: one.container, configJson: config(SERVE) });
@@ -267,6 +301,32 @@ describe('what kubelet does to a slot', () => {
     expect(await kubelet.statusOf(one.container)).toMatchObject({ logPath: file });
     const { stdout } = await labExec(NAME, 'a', ['cat', file]);
     expect(stdout.split('\n').filter((line) => line.endsWith('started'))).toHaveLength(2);
+  });
+});
+
+describe.each(['trixie', 'bookworm'] as const)('on a node of %s', (suite) => {
+  const name = `${NAME}-${suite}`;
+  afterAll(() => labDown(name));
+
+  test('a swap, a rollback, and an empty slot are seen no more than on any other', async () => {
+    const other = await labUp({ name, nodes: 1, suite });
+    const { criSocket, agentSocket } = nodeNamed(other, 'a');
+    await using watching = new Kubelet(criSocket);
+    const one = await watching.runPod('older', other.images.busybox, SERVE);
+    watching.watch();
+    const { container: target, sandbox } = one;
+    await operate(agentSocket, 'swap', { target, configJson: config([...SERVE, 'second']) });
+    expect(await watching.exec(target, ['cat', '/proc/1/cmdline'])).toContain('second');
+    await operate(agentSocket, 'rollback', { target, keepState: true });
+    await operate(agentSocket, 'rollback', { target });
+    expect(await watching.exec(target, ['cat', '/proc/1/cmdline'])).toContain('second');
+    await operate(agentSocket, 'remove', { target });
+    await sleep(1500);
+    await operate(agentSocket, 'insert', { target: sandbox, name: 'main' });
+    expect(await watching.exec(target, ['cat', '/runs'])).toBe('1\n');
+    await sleep(2500);
+    expect([watching.changes, one.restarts]).toEqual([[], 0]);
+    await watching.removePod(one);
   });
 });
 

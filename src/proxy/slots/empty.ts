@@ -8,7 +8,7 @@ import type { SlotTable } from './table.ts';
 const NANOSECONDS = 1_000_000n;
 const LOG_PATH = 15; // of ContainerStatus; absolute
 
-/** A client has stopped a slot that nobody is in: from here on it is one that has exited. */
+/** A client has stopped a slot that nobody is in, or on whose occupant somebody works: from here on it is one that has exited. */
 export function stopped(table: SlotTable, id: string): Promise<void> {
   return table.update(id, (slot) => ({
     ...slot,

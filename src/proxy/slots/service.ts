@@ -6,22 +6,21 @@ import {
   PutSlotResponse,
   RemoveSlotRequest,
   RemoveSlotResponse,
+  SlotPhase,
   SlotsService,
 } from '../../gen/gantry/v1/slots.ts';
 import type { OwnMethod } from '../own.ts';
+import type { Relay } from '../relay.ts';
 import type { SlotTable } from './table.ts';
 
 const READS_LIMIT_MS = 10_000;
 
-/**
- * gantry.v1.Slots, for the agent.
- *
- * @param readsOver resolves when the calls that read and that the relay has passed on so far have ended: those that were passed
- *   on before there was a slot cross as bytes, and must not tell of what comes after it
- */
+/** gantry.v1.Slots, for the agent. */
 export function slotMethods(
   table: SlotTable,
-  readsOver: (signal: AbortSignal) => Promise<void>,
+  // Calls that read and were passed on before there was a slot cross as bytes, and must not tell of what comes after it; what
+  // has been run inside a container is to be over before that one is stopped or frozen.
+  { readsOver, runsOver }: Pick<Relay, 'readsOver' | 'runsOver'>,
 ): [path: string, method: OwnMethod][] {
   async function* list(request: Uint8Array): AsyncIterable<Uint8Array> {
     ListSlotsRequest.decode(request);
@@ -31,6 +30,7 @@ export function slotMethods(
     const { slot } = PutSlotRequest.decode(request);
     if (slot === undefined) throw new GantryError('USAGE', 'there is no slot in the request');
     const isFirst = table.isEmpty;
+    const isLeft = slot.phase === SlotPhase.CHANGING && table.phase(slot.id) !== SlotPhase.CHANGING;
     const made = await table.put(slot);
     if (isFirst) {
       try {
@@ -43,6 +43,7 @@ export function slotMethods(
         });
       }
     }
+    if (isLeft) await runsOver();
     yield PutSlotResponse.encode({ slot: made }).finish();
   }
   async function* remove(request: Uint8Array): AsyncIterable<Uint8Array> {

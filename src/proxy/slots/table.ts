@@ -78,6 +78,10 @@ export class SlotTable {
     return face?.slot.extra === true ? undefined : face;
   }
 
+  phase(id: string): number | undefined {
+    return this.#faces.get(id)?.slot.phase;
+  }
+
   role(realId: string): Role | undefined {
     // The container that a slot is named after is another one than the slot, once it has left.
     return this.#roles.get(realId) ?? (this.#faces.has(realId) || this.#gone.has(realId) ? HIDDEN : undefined);

@@ -371,6 +371,13 @@ describe('the status of a slot', () => {
     expect(table.isEmpty).toBe(true);
   });
 
+  test('a stop while somebody works on the slot is in its record, and reaches the occupant', async () => {
+    await set({ operation: SlotOperation.fromPartial({ key: 'k', verb: 'swap' }) });
+    const { request } = await passed('StopContainer', aboutSlot());
+    expect(text(request)).toContain(REAL);
+    expect(table.slots()).toMatchObject([{ occupant: REAL, exit: { code: 137 } }]);
+  });
+
   test('errors name the container as the client does', async () => {
     await set();
     const { rewriter } = await passed('StopContainer', aboutSlot());
@@ -518,9 +525,34 @@ describe('the table', () => {
     expect(table.role(VIRTUAL)).toBeUndefined();
   });
 
+  test('a slot is between two occupants only when what was run inside the one is over', async () => {
+    await set();
+    const over = Promise.withResolvers<void>();
+    const waited: string[] = [];
+    const runsOver = () => {
+      waited.push('waited');
+      return over.promise;
+    };
+    const methods = new Map(slotMethods(table, { readsOver: () => Promise.resolve(), runsOver }));
+    const put = async (fields: Partial<Slot>) => {
+      const [now] = table.slots();
+      const request = PutSlotRequest.encode({ slot: { ...slot(fields), revision: now?.revision ?? 0 } }).finish();
+      await methods.get('/gantry.v1.Slots/Put')?.(request, new AbortController().signal)[Symbol.asyncIterator]().next();
+    };
+    const changing = put({ phase: SlotPhase.CHANGING }).then(() => waited.push('changing'));
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    // New ones wait already.
+    expect([waited, table.slots()[0]?.phase]).toEqual([['waited'], SlotPhase.CHANGING]);
+    over.resolve();
+    await changing;
+    await put({ phase: SlotPhase.CHANGING, hidden: [] });
+    await put({ phase: SlotPhase.TRYING });
+    expect(waited).toEqual(['waited', 'changing']);
+  });
+
   test('the first slot is in force only when the calls before it are over; if they do not end, there is none', async () => {
     const put = (readsOver: () => Promise<void>) => {
-      const methods = new Map(slotMethods(table, readsOver));
+      const methods = new Map(slotMethods(table, { readsOver, runsOver: () => Promise.resolve() }));
       const one = methods.get('/gantry.v1.Slots/Put')?.(
         PutSlotRequest.encode({ slot: slot() }).finish(),
         new AbortController().signal,

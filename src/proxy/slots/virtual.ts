@@ -129,6 +129,8 @@ export class Virtual implements Interceptor {
     // What the occupant does is not to be seen: there is no need to ask for it.
     if (method === 'ContainerStatus' && face.isMasked) return message(lengthField(1, face.status(undefined)));
     if (occupant === '') return this.#empty(face, method);
+    // Whoever works on the slot is told by the exit, and by the revision: nobody is to be started again in it.
+    if (method === 'StopContainer' && face.slot.operation !== undefined) await stopped(table, id);
     const pass = this.#pass(request, method);
     const bound = { ...pass, rewriter: boundTo(table, face, method, pass.rewriter ?? {}) };
     return method === 'RemoveContainer' ? ended(table, face, bound) : bound;
