@@ -1,4 +1,6 @@
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 import { run } from './program.ts';
 
@@ -29,6 +31,15 @@ export async function writableLayer(socket: string, snapshotter: string, key: st
 /** Pure part of {@link writableLayer}: `text` is the mount command that ctr prints. */
 export function parseUpperFolder(text: string): string | undefined {
   return /[ ,]upperdir=([^,\s]+)/.exec(text)?.[1];
+}
+
+/**
+ * Removes what the OCI runtime still has of a container that containerd knows no more: when the caller of a start dies, the
+ * shim kills the runtime in the middle of its work, and its record stays, perhaps with a process.
+ */
+export async function removeRuntimeRecord(id: string): Promise<void> {
+  if (!(await exists(join(RUNC_ROOT, id)))) return;
+  await run('runc', ['--root', RUNC_ROOT, 'delete', '--force', id]);
 }
 
 /** Resident memory of processes, in bytes: about what CRIU's images of them will take. */

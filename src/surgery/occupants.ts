@@ -6,7 +6,7 @@ import { type ContainerConfig, ContainerState } from '../gen/cri.ts';
 import type { Slot } from '../gen/gantry/v1/slots.ts';
 import { SLOT_LABEL } from '../proxy/slots/label.ts';
 import { freeze, freezerOf, isFrozen, thaw } from '../runtime/cgroup.ts';
-import { writableLayer } from '../runtime/containerd.ts';
+import { removeRuntimeRecord, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { run } from '../runtime/program.ts';
 
@@ -91,9 +91,9 @@ function graceOf({ annotations }: ContainerConfig): number {
 /** Removes a container with everything it has, also one that is frozen. Idempotent. */
 export async function removeOccupant(node: Node, id: string): Promise<void> {
   const container = await find(node, id);
-  if (container === undefined) return;
-  if (container.state === ContainerState.CONTAINER_RUNNING) await stopOccupant(node, container, 0);
-  await node.cri.removeContainer(id);
+  if (container?.state === ContainerState.CONTAINER_RUNNING) await stopOccupant(node, container, 0);
+  if (container !== undefined) await node.cri.removeContainer(id);
+  await removeRuntimeRecord(id);
 }
 
 /** Errors: SWAP_FAILED, when it does not stay up for so long; the signal's reason. */
