@@ -13,4 +13,6 @@ export interface Node {
   readonly log: Log;
   /** IDs of containers (source), and of sandboxes (surgery), that an operation works on: one operation each. */
   readonly busy: Set<string>;
+  /** Sandboxes whose slots are being reconciled, which nobody has asked for: who wants to work on one waits until it is done. */
+  readonly reconciling: Map<string, Promise<void>>;
 }

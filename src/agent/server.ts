@@ -36,7 +36,15 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
   using cri = new Cri(config.runtimeSocket);
   await waitForRuntime(cri, config, signal);
   using slots = new Slots(config.proxySocket);
-  const node: Node = { config, cri, slots, journal: await Journal.open(config.stateDir), log, busy: new Set() };
+  const node: Node = {
+    config,
+    cri,
+    slots,
+    journal: await Journal.open(config.stateDir),
+    log,
+    busy: new Set(),
+    reconciling: new Map(),
+  };
   await recover(node);
   const reconciling = keepReconciled(node, signal);
 

@@ -37,6 +37,8 @@ export class Place {
   static async open(node: Node, located: Located, verb: Verb): Promise<Place> {
     const isNew = 'container' in located;
     const place = new Place(node, isNew ? await newSlot(node, located.container.id) : located.slot, isNew);
+    // What it was located by may have been reconciled since.
+    if (!isNew && !(await place.refresh())) throw new GantryError('NOT_FOUND', `slot ${place.slot.name} is no more`);
     await place.begin(verb);
     return place;
   }
@@ -173,6 +175,7 @@ export async function alone<T>(
   operation: Operation,
   work: () => Promise<T>,
 ): Promise<T> {
+  for (let over = node.reconciling.get(sandbox); over !== undefined; over = node.reconciling.get(sandbox)) await over;
   if (node.busy.has(sandbox) || node.busy.has(container)) {
     throw new GantryError('BUSY', `another operation works on sandbox ${sandbox.slice(0, 13)}`, {
       hint: 'wait until it is done: gantry ps',

@@ -36,23 +36,36 @@ export async function reconcile(node: Node): Promise<boolean> {
   let isDone = true;
   for (const slot of slots) {
     if (node.busy.has(slot.sandboxId) || node.busy.has(slot.occupant)) continue;
-    node.busy.add(slot.sandboxId);
+    const work = reconcileSlot(node, slot, sandboxes.get(slot.sandboxId));
+    const over = work.then(
+      () => undefined,
+      () => undefined,
+    );
+    node.reconciling.set(slot.sandboxId, over);
     try {
-      if (!sandboxes.has(slot.sandboxId)) await node.slots.remove(slot);
-      else await settle(node, slot, sandboxes.get(slot.sandboxId) === PodSandboxState.SANDBOX_READY);
+      await work;
     } catch (error) {
       isDone = false;
       node.log.warn('slot-unsettled', { slot: slot.id, reason: messageOf(error) });
     } finally {
-      node.busy.delete(slot.sandboxId);
+      node.reconciling.delete(slot.sandboxId);
     }
   }
   await removeStrays(node);
   return isDone;
 }
 
-async function settle(node: Node, slot: Slot, isReady: boolean): Promise<void> {
-  const place = Place.found(node, slot);
+/** @param state of its sandbox; undefined when that is no more */
+async function reconcileSlot(node: Node, listed: Slot, state: number | undefined): Promise<void> {
+  const place = Place.found(node, listed);
+  // It may have been worked on since it was listed.
+  if (!(await place.refresh())) return;
+  if (state === undefined) await node.slots.remove(place.slot);
+  else await settle(node, place, state === PodSandboxState.SANDBOX_READY);
+}
+
+async function settle(node: Node, place: Place, isReady: boolean): Promise<void> {
+  const { slot } = place;
   const occupant = await find(node, slot.occupant);
   if (slot.operation !== undefined) {
     await finish(node, place, occupant?.state === ContainerState.CONTAINER_RUNNING, isReady);
