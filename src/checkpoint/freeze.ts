@@ -4,7 +4,7 @@ import { exists } from '../durable.ts';
 import { errnoOf, GantryError } from '../errors.ts';
 import type { SourceEntry } from '../migrate/journal.ts';
 import { open, shut } from '../network/shield.ts';
-import { type Freezer, freeze, freezerOf, processesOf, refreeze, thaw } from '../runtime/cgroup.ts';
+import { type Freezer, freeze, ownFreezer, processesOf, refreeze, thaw } from '../runtime/cgroup.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 
 /**
@@ -38,15 +38,10 @@ export class FrozenContainer {
     }
   }
 
-  /**
-   * The handle of a container that an agent of before may have frozen; undefined once its processes have ended. The
-   * runtime tells their PID for longer, and another process may have it by then: only the container's own group counts.
-   */
+  /** The handle of a container that an agent of before may have frozen; undefined once its processes have ended. */
   static async find(container: ContainerDetail): Promise<FrozenContainer | undefined> {
-    if (!(await exists(`/proc/${container.pid}/cgroup`))) return undefined;
-    const freezer = await freezerOf(container.pid);
-    if (!freezer.file.includes(container.id)) return undefined;
-    return new FrozenContainer(freezer, networkOf(container.sandbox.pid));
+    const freezer = await ownFreezer(container);
+    return freezer && new FrozenContainer(freezer, networkOf(container.sandbox.pid));
   }
 
   /** CRIU thaws the group once it has seized the tasks; after a dump, this says that they are frozen again. */

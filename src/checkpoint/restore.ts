@@ -68,7 +68,8 @@ export async function removeRestored(node: Node, entry: RestoreEntry): Promise<v
   await node.journal.remove(entry);
 }
 
-async function checkImage(node: Node, { image }: Manifest): Promise<void> {
+/** Errors: IMAGE_MISSING. */
+export async function checkImage(node: Node, { image }: Manifest): Promise<void> {
   const { image: here } = await node.cri.imageStatus(image.id);
   if (here === undefined) {
     throw new GantryError('IMAGE_MISSING', `node ${node.config.node} does not have image ${image.name} (${image.id})`, {

@@ -1,5 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 
 const ROOT = '/sys/fs/cgroup';
@@ -19,6 +20,22 @@ export interface Freezer {
 export async function freezerOf(pid: number): Promise<Freezer> {
   const lines = (await readFile(`/proc/${pid}/cgroup`, 'utf8')).trim().split('\n');
   return parseFreezer(lines);
+}
+
+/**
+ * The freezer of a container; undefined once its processes have ended. The runtime tells their PID for longer, and another
+ * process may have it by then: only the container's own group counts.
+ */
+export async function ownFreezer({
+  id,
+  pid,
+}: {
+  readonly id: string;
+  readonly pid: number;
+}): Promise<Freezer | undefined> {
+  if (!(await exists(`/proc/${pid}/cgroup`))) return undefined;
+  const freezer = await freezerOf(pid);
+  return freezer.file.includes(id) ? freezer : undefined;
 }
 
 /** Pure part of freezerOf: `lines` are those of /proc/PID/cgroup. */

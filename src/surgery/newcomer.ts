@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import { unpackLayer } from '../checkpoint/checkpoint.ts';
 import { NAMES, readManifest } from '../checkpoint/manifest.ts';
+import { checkImage } from '../checkpoint/restore.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { ContainerConfig, ImageSpec } from '../gen/cri.ts';
 import type { SurgeryRequest } from '../gen/gantry/v1/agent.ts';
@@ -61,16 +62,7 @@ function withJson(base: ContainerConfig, text: string): ContainerConfig {
 async function fromCheckpoint(node: Node, base: ContainerConfig, folder: string): Promise<Newcomer> {
   await criuVersion();
   const manifest = await readManifest(folder);
-  const { image } = await node.cri.imageStatus(manifest.image.id);
-  if (image === undefined) {
-    throw new GantryError(
-      'IMAGE_MISSING',
-      `node ${node.config.node} does not have image ${manifest.image.name} (${manifest.image.id})`,
-      {
-        hint: 'pull that very image first',
-      },
-    );
-  }
+  await checkImage(node, manifest);
   const was = ContainerConfig.decode(Buffer.from(manifest.config, 'base64'));
   const here = new Set(base.mounts.map(({ containerPath }) => containerPath));
   const missing = was.mounts
@@ -80,7 +72,10 @@ async function fromCheckpoint(node: Node, base: ContainerConfig, folder: string)
     throw new GantryError('NOT_FITTING', `the checkpoint has mounts that the slot has not: ${missing.join(', ')}`);
   }
   return {
-    config: { ...base, image: ImageSpec.fromPartial({ image: image.id, userSpecifiedImage: manifest.image.name }) },
+    config: {
+      ...base,
+      image: ImageSpec.fromPartial({ image: manifest.image.id, userSpecifiedImage: manifest.image.name }),
+    },
     images: join(folder, NAMES.images),
     tcpEstablished: manifest.tcpEstablished,
     async files(id) {

@@ -1,11 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
-import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 import { type ContainerConfig, ContainerState } from '../gen/cri.ts';
 import type { Slot } from '../gen/gantry/v1/slots.ts';
 import { SLOT_LABEL } from '../proxy/slots/label.ts';
-import { freeze, freezerOf, isFrozen, thaw } from '../runtime/cgroup.ts';
+import { freeze, isFrozen, ownFreezer, thaw } from '../runtime/cgroup.ts';
 import { removeRuntimeRecord, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { run } from '../runtime/program.ts';
@@ -14,7 +13,7 @@ import { run } from '../runtime/program.ts';
 const FIRST_ATTEMPT = 2 ** 30;
 const DEFAULT_GRACE_SECONDS = 30;
 const GRACE_ANNOTATION = 'io.kubernetes.pod.terminationGracePeriod';
-const LOOK_MS = 10;
+const LOOK_MS = 50;
 const COPY_LIMIT_MS = 600_000;
 
 /** The next attempt number for a container of a slot: none that kubelet uses. */
@@ -70,13 +69,6 @@ export async function thawOccupant(container: ContainerDetail): Promise<void> {
   if (freezer !== undefined && (await isFrozen(freezer))) await thaw(freezer);
 }
 
-/** The runtime tells a PID for longer than there is a process; another one may have it by then. */
-async function ownFreezer(container: ContainerDetail) {
-  if (container.pid === 0 || !(await exists(`/proc/${container.pid}/cgroup`))) return undefined;
-  const freezer = await freezerOf(container.pid);
-  return freezer.file.includes(container.id) ? freezer : undefined;
-}
-
 /** Stops a container. One that is frozen is thawed for its end. Idempotent. @param graceSeconds -1: as the pod says */
 export async function stopOccupant(node: Node, container: ContainerDetail, graceSeconds: number): Promise<void> {
   await thawOccupant(container);
@@ -110,7 +102,7 @@ export async function staysRunning(node: Node, id: string, settleMs: number, sig
     }
     const leftMs = until - performance.now();
     if (leftMs <= 0) return;
-    await sleep(Math.min(leftMs, LOOK_MS * 5));
+    await sleep(Math.min(leftMs, LOOK_MS));
   }
 }
 

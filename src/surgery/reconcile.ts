@@ -3,7 +3,7 @@ import type { Node } from '../agent/node.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { ContainerState, PodSandboxState } from '../gen/cri.ts';
 import { type Slot, SlotPhase } from '../gen/gantry/v1/slots.ts';
-import { STOPPED_CODE } from '../proxy/slots/face.ts';
+import { stoppedNow } from '../proxy/slots/face.ts';
 import { SLOT_LABEL } from '../proxy/slots/label.ts';
 import { find, removeOccupant } from './occupants.ts';
 import { Place } from './place.ts';
@@ -79,9 +79,8 @@ async function settle(node: Node, place: Place, isReady: boolean): Promise<void>
   }
   if (slot.occupant !== '' && occupant === undefined) {
     // Somebody has removed it behind the relay's back.
-    const exit = { code: STOPPED_CODE, finishedAt: BigInt(Date.now()) * 1_000_000n, _unknownFields: {} };
     if (slot.extra) await node.slots.remove(slot);
-    else await place.put({ occupant: '', exit: slot.exit ?? exit });
+    else await place.put({ occupant: '', exit: slot.exit ?? stoppedNow() });
     return;
   }
   const { retained } = slot;
@@ -98,8 +97,7 @@ async function finish(node: Node, place: Place, isRunning: boolean, isReady: boo
   node.log.warn('operation-found', { slot: place.slot.id, verb: operation?.verb, phase });
   if (!isReady) {
     // Its sandbox has been stopped, and all that was in it.
-    const exit = { code: STOPPED_CODE, finishedAt: BigInt(Date.now()) * 1_000_000n, _unknownFields: {} };
-    await place.settle({ ...(occupant === '' && { exit }) }, { result: 'the sandbox was stopped' });
+    await place.settle({ ...(occupant === '' && { exit: stoppedNow() }) }, { result: 'the sandbox was stopped' });
   } else if (phase === SlotPhase.TRYING && isRunning && stopped === undefined) {
     await place.settle({ retained: retainedBy(place), exit: undefined }, { result });
   } else if (operation?.verb === 'remove' && phase === SlotPhase.CHANGING && !isRunning) {

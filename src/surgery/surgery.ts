@@ -7,6 +7,7 @@ import { ContainerConfig, ContainerState, type PodSandboxConfig, PodSandboxState
 import type { Result, SurgeryRequest } from '../gen/gantry/v1/agent.ts';
 import { type Retained, Slot, SlotPhase } from '../gen/gantry/v1/slots.ts';
 import { untilDone } from '../migrate/retry.ts';
+import { stoppedNow } from '../proxy/slots/face.ts';
 import { SLOT_LABEL } from '../proxy/slots/label.ts';
 import { type Located, locate } from './locate.ts';
 import { type Newcomer, newcomerFor } from './newcomer.ts';
@@ -38,7 +39,7 @@ import { alone, imagesOf, Place, type Verb } from './place.ts';
 
 /** Takes a container out of its sandbox; its slot stays. Errors: NOT_FOUND, NOT_RUNNING, SLOT_EMPTY, BUSY. */
 export async function remove(node: Node, request: SurgeryRequest, operation: Operation): Promise<Result> {
-  return operate(node, request, operation, 'remove', async (place) => {
+  const takeOut = async (place: Place): Promise<number> => {
     const { occupant } = place.slot;
     const began = performance.now();
     operation.commit();
@@ -50,7 +51,8 @@ export async function remove(node: Node, request: SurgeryRequest, operation: Ope
       { result: 'done', changeOverMs: performance.now() - began },
     );
     return 0;
-  });
+  };
+  return operate(node, request, operation, 'remove', { work: takeOut });
 }
 
 /** Puts a container into an empty slot, or beside those of a sandbox. Errors: as for swap; NAME_TAKEN. */
@@ -66,9 +68,7 @@ export async function insert(node: Node, request: SurgeryRequest, operation: Ope
         hint: 'the client decides what comes next; kubelet makes a new container',
       });
     }
-    return operate(node, { ...request, target: slot.id }, operation, 'insert', (place, newcomer) =>
-      changeOver(node, place, request, operation, newcomer),
-    );
+    return operate(node, { ...request, target: slot.id }, operation, 'insert');
   }
   const behind = new Set(slots.flatMap(({ occupant, hidden }) => [occupant, ...hidden]));
   const other = (await node.cri.listContainers(operation.signal)).find(
@@ -87,39 +87,32 @@ export async function insert(node: Node, request: SurgeryRequest, operation: Ope
     extra: true,
     config: Buffer.from(ContainerConfig.encode(extraConfig(request.name, pod)).finish()),
   });
-  return operate(
-    node,
-    request,
-    operation,
-    'insert',
-    (place, newcomer) => changeOver(node, place, request, operation, newcomer),
-    extra,
-  );
+  return operate(node, request, operation, 'insert', { extra });
 }
 
 /** Exchanges one container for another. Errors: NOT_FOUND, NOT_RUNNING, SLOT_EMPTY, IMAGE_MISSING, BUSY, SWAP_FAILED. */
 export async function swap(node: Node, request: SurgeryRequest, operation: Operation): Promise<Result> {
-  return operate(node, request, operation, 'swap', (place, newcomer) =>
-    changeOver(node, place, request, operation, newcomer),
-  );
+  return operate(node, request, operation, 'swap');
 }
 
 /** Brings back who was in the slot before. Errors: NOTHING_RETAINED, and as for swap. */
 export async function rollback(node: Node, request: SurgeryRequest, operation: Operation): Promise<Result> {
-  return operate(node, request, operation, 'rollback', (place, newcomer) =>
-    changeOver(node, place, request, operation, newcomer),
-  );
+  return operate(node, request, operation, 'rollback');
 }
 
-/** What all four have in common: whom they are about, the key, the lock, the record, and the way back. */
+/**
+ * What all four have in common: whom they are about, the key, the lock, the record, and the way back.
+ *
+ * @param options `work`: what takes the place of a change-over; `extra`: the slot that is to be made
+ */
 async function operate(
   node: Node,
   request: SurgeryRequest,
   operation: Operation,
   verb: Verb['verb'],
-  work: (place: Place, newcomer: Newcomer) => Promise<number>,
-  extra?: Slot,
+  options: { readonly work?: (place: Place) => Promise<number>; readonly extra?: Slot } = {},
 ): Promise<Result> {
+  const { work, extra } = options;
   const key = request.key || operation.id;
   const before = await answered(node, key);
   if (before !== undefined) return result(node, before.slot, operation, before.changeOverMs);
@@ -140,7 +133,7 @@ async function operate(
     const place = await (extra === undefined ? Place.open(node, located, begun) : Place.extra(node, extra, begun));
     let changeOverMs: number;
     try {
-      changeOverMs = await work(place, newcomer);
+      changeOverMs = await (work?.(place) ?? changeOver(node, place, request, operation, newcomer));
     } catch (error) {
       // However long it takes: until then the record stands, and clients see the slot running.
       await untilDone(node, `undo ${verb}`, () => undo(node, place, messageOf(error)));
@@ -197,8 +190,8 @@ async function changeOver(
 ): Promise<number> {
   const before = place.slot.occupant;
   const next = await operation.phase('prepare', () => prepare(node, place, newcomer, operation));
-  await place.put({ hidden: [...new Set([...place.slot.hidden, next])] });
-  await place.put({ images: await imagesOf(node, place.slot) });
+  const behind = [...new Set([...place.slot.hidden, next])];
+  await place.put({ hidden: behind, images: await imagesOf(node, { ...place.slot, hidden: behind }) });
   operation.throwIfCancelled();
   const began = performance.now();
   await place.put({ phase: SlotPhase.CHANGING });
@@ -312,10 +305,9 @@ export async function undo(node: Node, place: Place, result: string): Promise<vo
     );
   } catch (error) {
     // Nothing is left that could be brought back: its client is told that it has ended.
-    const exit = { code: 137, finishedAt: BigInt(Date.now()) * 1_000_000n, _unknownFields: {} };
     for (const id of await labelled(node, place.slot)) if (!keeps.has(id)) await removeOccupant(node, id);
     await place.settle(
-      { occupant: '', hidden: [...rest, before], exit },
+      { occupant: '', hidden: [...rest, before], exit: stoppedNow() },
       { result: `${result}; and the one before does not start: ${messageOf(error)}` },
     );
     node.log.error('slot-lost', { slot: place.slot.id, reason: messageOf(error) });

@@ -1,19 +1,14 @@
 import { open } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Pass } from '../intercept/interceptor.ts';
 import { textIn } from './edit.ts';
-import { type Face, STOPPED_CODE } from './face.ts';
+import { type Face, stoppedNow } from './face.ts';
 import type { SlotTable } from './table.ts';
 
-const NANOSECONDS = 1_000_000n;
 const LOG_PATH = 15; // of ContainerStatus; absolute
 
 /** A client has stopped a slot that nobody is in, or on whose occupant somebody works: from here on it is one that has exited. */
 export function stopped(table: SlotTable, id: string): Promise<void> {
-  return table.update(id, (slot) => ({
-    ...slot,
-    exit: slot.exit ?? { code: STOPPED_CODE, finishedAt: BigInt(Date.now()) * NANOSECONDS },
-  }));
+  return table.update(id, (slot) => ({ ...slot, exit: slot.exit ?? stoppedNow() }));
 }
 
 /** The removal of a slot's occupant: the slot ends with it, before the client is told. */
@@ -42,6 +37,6 @@ export function sandboxEnds(table: SlotTable, method: 'StopPodSandbox' | 'Remove
 export async function reopenLog(face: Face): Promise<void> {
   const path = textIn(face.slot.face, LOG_PATH);
   if (path === '') return;
-  const handle = await open(join(path), 'a', 0o640);
+  const handle = await open(path, 'a', 0o640);
   await handle.close();
 }

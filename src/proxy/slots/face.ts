@@ -1,13 +1,10 @@
-import type { Slot } from '../../gen/gantry/v1/slots.ts';
-import { SlotPhase } from '../../gen/gantry/v1/slots.ts';
+import { type Slot, type SlotExit, SlotPhase } from '../../gen/gantry/v1/slots.ts';
 import { filtered, lengthField, numberField, renumbered, textMapIn } from './edit.ts';
 
 /** Field numbers of runtime.v1; a test compares them with the upstream definition. */
 export const NUMBERS = {
-  'Container.id': 1,
   'Container.pod_sandbox_id': 2,
   'Container.state': 6,
-  'Container.labels': 8,
   'ContainerStatus.id': 1,
   'ContainerStatus.state': 3,
   'ContainerStatus.finished_at': 6,
@@ -26,13 +23,18 @@ export const AS_CONTAINER = { 1: 1, 2: 3, 8: 4, 9: 5, 4: 7, 12: 8, 13: 9, 17: 10
 /** Of ContainerStatus, under the numbers that they have in ContainerAttributes. */
 export const AS_ATTRIBUTES = { 1: 1, 2: 2, 12: 3, 13: 4 };
 /** What of a status is the occupant's own: state, finished_at, exit_code, reason, message, resources, user, stop_signal. */
-export const OCCUPANTS = new Set([3, 6, 7, 10, 11, 16, 18, 19]);
+const OCCUPANTS = new Set([3, 6, 7, 10, 11, 16, 18, 19]);
 
-export const RUNNING = 1;
+const RUNNING = 1;
 const EXITED = 2;
 // As a shell and Kubernetes say of SIGKILL.
-export const STOPPED_CODE = 137;
+const STOPPED_CODE = 137;
 const STOPPED_REASON = 'Error';
+
+/** The end of a slot that nobody is in. */
+export function stoppedNow(): SlotExit {
+  return { code: STOPPED_CODE, finishedAt: BigInt(Date.now()) * 1_000_000n, _unknownFields: {} };
+}
 
 /** What clients of the CRI are shown of a slot. All messages are made once; only state and end change. */
 export class Face {

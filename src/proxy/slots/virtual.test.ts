@@ -19,6 +19,7 @@ import { status } from '../../grpc-status.ts';
 import { silentLog } from '../../log.ts';
 import type { AnswerRewriter, Decision, HeldCall } from '../intercept/interceptor.ts';
 import { ID_FIELDS, METHODS } from '../methods.ts';
+import { AS_ATTRIBUTES, AS_CONTAINER, NUMBERS } from './face.ts';
 import { SLOT_LABEL } from './label.ts';
 import { slotMethods } from './service.ts';
 import { SlotTable } from './table.ts';
@@ -156,6 +157,26 @@ function typesOf(method: string): { request: string; answer: string } {
     answer: found?.responseType.replace('runtime.v1.', '') ?? '',
   };
 }
+
+describe('field numbers', () => {
+  const numberOf = (name: string) => {
+    const [type = '', field = ''] = name.split('.');
+    return root.lookupType(`runtime.v1.${type}`).fields[field]?.id;
+  };
+
+  test('are those of the upstream definition', () => {
+    expect(Object.entries(NUMBERS).map(([name]) => [name, numberOf(name)])).toEqual(Object.entries(NUMBERS));
+  });
+
+  test.each([
+    ['Container', AS_CONTAINER],
+    ['ContainerAttributes', AS_ATTRIBUTES],
+  ] as const)('of a status mean the same in %s', (type, numbers) => {
+    const fields = root.lookupType('runtime.v1.ContainerStatus').fieldsById;
+    const same = Object.keys(numbers).map((id) => [id, numberOf(`${type}.${fields[Number(id)]?.name}`)]);
+    expect(Object.fromEntries(same)).toEqual(numbers);
+  });
+});
 
 describe('every ID of a container, in every method', () => {
   // What it answers is the ID of a container that has just been made.
@@ -504,6 +525,15 @@ describe('the table', () => {
     const again = await SlotTable.open(folder, silentLog);
     expect(again.slots()).toEqual(table.slots().map((one) => Slot.decode(Slot.encode(one).finish())));
     expect((await readdir(folder)).toSorted()).toEqual([`${VIRTUAL}.slot`, `${OTHER}.slot.bad`].toSorted());
+  });
+
+  test('shows nothing of a change that could not be made durable', async () => {
+    await set();
+    const before = table.slots();
+    await rm(folder, { recursive: true });
+    await writeFile(folder, 'no folder');
+    await expect(set({ occupant: '' })).rejects.toMatchObject({ code: 'EEXIST' });
+    expect(table.slots()).toEqual(before);
   });
 
   test('takes a change only from who has seen the last one, and a container only once', async () => {

@@ -37,7 +37,8 @@ export async function latencies<Name extends string>(
   return { bytes: Math.max(...lengths), latencies: Object.fromEntries(entries) as Record<Name, Latency> };
 }
 
-function at(times: number[], share: number): number {
+/** The time that such a share of them does not exceed; sorts them. */
+export function at(times: number[], share: number): number {
   times.sort((a, b) => a - b);
   return times[Math.floor(times.length * share)] ?? Number.NaN;
 }

@@ -2,6 +2,7 @@ import { Cri } from '../../../src/runtime/cri.ts';
 import { Kubelet } from '../../kubelet.ts';
 import { labDown, labUp } from '../../lab.ts';
 import { operate } from '../../surgery.ts';
+import { at } from '../relay/latency.ts';
 
 const LAB = 't-bench-surgery';
 // It ends as soon as it is asked to: what is measured is not its own.
@@ -69,9 +70,4 @@ export async function changeOvers(count: number, signal: AbortSignal): Promise<C
   } finally {
     await labDown(LAB);
   }
-}
-
-function at(times: number[], share: number): number {
-  times.sort((a, b) => a - b);
-  return times[Math.floor(times.length * share)] ?? Number.NaN;
 }
