@@ -35,6 +35,12 @@ export async function labDown(name: string): Promise<void> {
   await execa(LAB, ['down', '--name', name], { stdin: 'ignore' });
 }
 
+/** Cuts the power of a node and starts it again; its sockets are elsewhere afterwards, as the answer says. */
+export async function labReboot(name: string, node: string): Promise<LabEnvironment> {
+  await execa(LAB, ['reboot', '--name', name, node], { stdin: 'ignore' });
+  return labEnv(name);
+}
+
 /** What `hack/lab env` prints, without starting a program. */
 export async function labEnv(name: string): Promise<LabEnvironment> {
   return environmentOf(await labThatIsUp(name));

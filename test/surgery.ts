@@ -5,14 +5,20 @@ import { connectSocket } from '../src/runtime/grpc.ts';
 
 export type Verb = 'remove' | 'insert' | 'swap' | 'rollback';
 
-/** One operation, as the command line asks for it. Throws the agent's GantryError. @param cut as a command that is killed */
+/** One operation, as the command line asks for it. Throws the agent's GantryError. */
 export async function operate(
   socket: string,
   verb: Verb,
   request: Partial<SurgeryRequest>,
-  onPhase: (name: string) => void = () => undefined,
-  cut?: AbortSignal,
+  options: {
+    readonly onPhase?: (name: string) => void;
+    /** Why a step that has to succeed did not. */
+    readonly onRetry?: ((why: string) => void) | undefined;
+    /** As a command that is killed. */
+    readonly cut?: AbortSignal;
+  } = {},
 ): Promise<Result> {
+  const { onPhase, onRetry, cut } = options;
   const client = connectSocket(socket);
   const { path, requestSerialize, responseDeserialize } = AgentService[verb];
   const full = SurgeryRequest.fromPartial({
@@ -26,7 +32,8 @@ export async function operate(
   cut?.addEventListener('abort', () => call.cancel());
   try {
     for await (const event of call as AsyncIterable<Event>) {
-      if (event.phaseStarted !== undefined) onPhase(event.phaseStarted.name);
+      if (event.retrying !== undefined) onRetry?.(event.retrying.why);
+      if (event.phaseStarted !== undefined) onPhase?.(event.phaseStarted.name);
       if (event.result !== undefined) return event.result;
     }
     throw new Error('the agent ended the call without a result');

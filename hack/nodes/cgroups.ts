@@ -75,15 +75,18 @@ export async function processesOf(lab: string, node = ''): Promise<Set<number>> 
   return pids;
 }
 
-/** Ends every process of a lab and removes its cgroups; tries again until nothing is left, for at most `limitMs`. */
-export async function destroyCgroups(lab: string, limitMs = 15_000): Promise<void> {
+/**
+ * Ends every process of a lab, or of one of its nodes, and removes their cgroups; tries again until nothing is left,
+ * for at most `limitMs`.
+ */
+export async function destroyCgroups(lab: string, node = '', limitMs = 15_000): Promise<void> {
   const until = performance.now() + limitMs;
   const killed = new Set<number>();
   for (;;) {
-    const folders = await foldersOf(lab);
+    const folders = await foldersOf(lab, node);
     if (folders.length === 0) break;
     await thaw(folders);
-    const pids = await processesOf(lab);
+    const pids = await processesOf(lab, node);
     for (const pid of pids) if (kill(pid)) killed.add(pid);
     if (pids.size === 0) for (const folder of folders.toReversed()) await removeFolder(folder);
     if (performance.now() > until) throw await stuck(lab, pids);

@@ -26,6 +26,7 @@ Examples:
   hack/lab exec a -- ctr -n k8s.io images ls    run something on a node
   hack/lab logs b containerd -f                 watch a service
   hack/lab kill a containerd                    kill it; its supervisor starts it again
+  hack/lab reboot a                             cut its power, and start it again
   hack/lab env                                  addresses and sockets, as JSON, for programs
   hack/lab down                                 leave nothing behind
 
@@ -138,6 +139,17 @@ program
     const { killService } = await import('./services.ts');
     const { before, after } = await killService(lab, node, service);
     console.log(`${service} on ${node.name}: killed PID ${before.pid}, started again as PID ${after.pid}`);
+  });
+
+program
+  .command('reboot')
+  .description('cut the power of a node and start it again with what is on its disk')
+  .addOption(nameOption())
+  .addArgument(nodeArgument())
+  .action(async (name: string, options: { name: string }) => {
+    const { reboot } = await import('./up.ts');
+    const { pid } = await reboot(options.name, name, untilInterrupted());
+    console.log(`node ${name} is up again, as PID ${pid}`);
   });
 
 for (const command of [program, ...program.commands]) command.exitOverride();

@@ -35,11 +35,20 @@ export async function plugIn(lab: string, node: string, pid: number): Promise<vo
   await run('ip', ['link', 'set', veth, 'master', bridgeName(lab), 'addrgenmode', 'none', 'up']);
 }
 
+/** Takes a node off the bridge, if it is on it. */
+export async function unplug(lab: string, node: string): Promise<void> {
+  const veth = `${bridgeName(lab)}-${node}`;
+  await deleteLinks((ifname) => ifname === veth);
+}
+
 /** Removes whatever interfaces a lab has on the host. */
 export async function destroyInterfaces(lab: string): Promise<void> {
   const bridge = bridgeName(lab);
-  for (const { ifname } of await links()) {
-    if (ifname !== bridge && !ifname.startsWith(`${bridge}-`)) continue;
+  await deleteLinks((ifname) => ifname === bridge || ifname.startsWith(`${bridge}-`));
+}
+
+async function deleteLinks(isMeant: (ifname: string) => boolean): Promise<void> {
+  for (const { ifname } of (await links()).filter((link) => isMeant(link.ifname))) {
     // It may go by itself meanwhile, with the namespace of its other end.
     await run('ip', ['link', 'delete', ifname]).catch(async (error: unknown) => {
       if ((await links()).some((link) => link.ifname === ifname)) throw error;

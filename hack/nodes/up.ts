@@ -1,14 +1,14 @@
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { processesOf } from './cgroups.ts';
+import { destroyCgroups, processesOf } from './cgroups.ts';
 import { destroy } from './down.ts';
 import { enterNode } from './enter.ts';
 import { EXIT, ifPresent, LabError } from './failure.ts';
 import { ensureImages, IMAGE_NAMES, IMAGES } from './images.ts';
 import { lock } from './lock.ts';
-import { createBridge, usedNetworks } from './network.ts';
+import { createBridge, unplug, usedNetworks } from './network.ts';
 import { type PlannedNode, writeNodeFiles } from './node-files.ts';
-import { REGISTRY, REPO, runOf } from './paths.ts';
+import { cachedRoot, REGISTRY, REPO, runOf } from './paths.ts';
 import { run } from './program.ts';
 import { say, step } from './progress.ts';
 import { checkReach } from './reach.ts';
@@ -16,7 +16,9 @@ import { waitFor } from './ready.ts';
 import {
   isStarting,
   type LabRecord,
+  labThatIsUp,
   type NodeRecord,
+  nodeOf,
   readRecord,
   recordedLabs,
   type Service,
@@ -114,12 +116,7 @@ async function start(
     await writeNodeFiles(own, node, planned, claimed, suite, root, pki);
     alive.throwIfAborted();
     const started = await startNode(name, own, root, node, services, alive);
-    const logTail = (service: string) => tailOf(join(own, 'log', `${service}.log`));
-    if (services.includes('containerd')) {
-      await waitFor('containerd', started, logTail, alive);
-      await importImages(claimed, started, images, alive);
-    }
-    for (const service of services) if (service !== 'containerd') await waitFor(service, started, logTail, alive);
+    await servicesUp(own, started, services, alive, () => importImages(claimed, started, images, alive));
     return started;
   });
   const record: LabRecord = { ...claimed, state: 'up', nodes };
@@ -127,6 +124,44 @@ async function start(
   signal.throwIfAborted();
   await writeRecord(record);
   return record;
+}
+
+/**
+ * A node loses its power and starts again, with what was on its disk: `/run`, `/tmp`, processes and networks are gone.
+ * Its processes and sockets are found at another PID afterwards.
+ */
+export async function reboot(name: string, nodeName: string, signal: AbortSignal): Promise<NodeRecord> {
+  await using _held = await lock(join(REGISTRY, `${name}.reboot.lock`), signal);
+  const lab = await labThatIsUp(name);
+  const { address } = nodeOf(lab, nodeName);
+  const place = lab.nodes.findIndex((node) => node.name === nodeName) + 1;
+  const folder = join(runOf(lab.repo, name), nodeName);
+  return step(`rebooting node ${nodeName} of lab ${name}`, async () => {
+    await destroyCgroups(name, nodeName);
+    // Its end of the link goes with its network namespace, but not at once.
+    await unplug(name, nodeName);
+    const root = cachedRoot(lab.suite);
+    const started = await startNode(name, folder, root, { name: nodeName, address, place }, lab.services, signal);
+    await servicesUp(folder, started, lab.services, signal);
+    const nodes = lab.nodes.map((node) => (node.name === nodeName ? started : node));
+    await writeRecord({ ...lab, nodes });
+    return started;
+  });
+}
+
+/** Waits until the services of a node answer. containerd is the first. */
+async function servicesUp(
+  folder: string,
+  node: NodeRecord,
+  services: readonly Service[],
+  signal: AbortSignal,
+  afterContainerd?: () => Promise<void>,
+): Promise<void> {
+  const logTail = (service: string) => tailOf(join(folder, 'log', `${service}.log`));
+  for (const service of services) {
+    await waitFor(service, node, logTail, signal);
+    if (service === 'containerd') await afterContainerd?.();
+  }
 }
 
 /**

@@ -63,6 +63,11 @@ export class Operation {
     this.#events.emit('event', Event.fromPartial({ transferred: { bytesSent: BigInt(this.bytesSent) } }));
   }
 
+  /** A step that has to succeed has failed, and is tried again. */
+  retrying(what: string, why: string): void {
+    this.#events.emit('event', Event.fromPartial({ retrying: { what, why } }));
+  }
+
   elapsedMs(): number {
     return performance.now() - this.#startedAt;
   }

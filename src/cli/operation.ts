@@ -31,6 +31,7 @@ export async function runOperation<Request>(
   );
   let operationId = '';
   let isEarly = false;
+  let lastWhy = '';
   const interrupt = () => {
     if (operationId === '') {
       // The agent may have begun, and its word be on the way; an agent that is silent is not waited for.
@@ -54,7 +55,11 @@ export async function runOperation<Request>(
       } else if (event.phaseStarted) progress.begin(event.phaseStarted.name);
       else if (event.phase) progress.end(event.phase);
       else if (event.transferred) progress.transferred(Number(event.transferred.bytesSent));
-      else if (event.result) return event.result;
+      else if (event.retrying) {
+        const { what, why } = event.retrying;
+        if (why !== lastWhy) progress.note(`${what} has not succeeded yet, and is tried again: ${why}`);
+        lastWhy = why;
+      } else if (event.result) return event.result;
     }
     throw new GantryError('AGENT_UNAVAILABLE', 'the agent ended the call without a result');
   } catch (error) {

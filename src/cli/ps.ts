@@ -48,9 +48,19 @@ export function psCommand(): Command {
     });
 }
 
-/** An extra container has no virtual ID. */
-function extraSummary({ name, occupant }: Slot): ReturnType<typeof summary> {
-  return { id: '', name, attempt: 0, state: 'running', image: '', createdAt: '', slot: 'extra', realId: occupant };
+/** An extra container has no virtual ID, and no client of the CRI is told of it. */
+function extraSummary({ name, occupant, exit, history }: Slot): ReturnType<typeof summary> {
+  const last = history.at(-1);
+  return {
+    id: '',
+    name,
+    attempt: 0,
+    state: exit === undefined ? 'running' : 'exited',
+    image: last?.image ?? '',
+    createdAt: new Date(last?.startedUnixMs ?? 0).toISOString(),
+    slot: 'extra',
+    realId: occupant,
+  };
 }
 
 function summary({ id, metadata, state, image, createdAt }: Container, slot: Slot | undefined) {

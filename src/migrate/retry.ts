@@ -7,14 +7,22 @@ const ATTEMPTS = 1000;
 /**
  * Repeats a step that has to succeed (a rollback, a recovery) until it does, ever more slowly, telling the log. Gives up
  * after some hours with the last error; the journal's entry is then still there for the next start.
+ *
+ * @param onRetry hears of each try that failed, and why
  */
-export async function untilDone(node: Node, what: string, step: () => Promise<void>): Promise<void> {
+export async function untilDone(
+  node: Node,
+  what: string,
+  step: () => Promise<void>,
+  onRetry?: (what: string, why: string) => void,
+): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await step();
     } catch (error) {
       if (attempt === ATTEMPTS) throw error;
       node.log.warn('retrying', { what, attempt, why: messageOf(error) });
+      onRetry?.(what, messageOf(error));
       await sleep(Math.min(100 * 2 ** attempt, 10_000));
     }
   }

@@ -39,7 +39,9 @@ export function parseUpperFolder(text: string): string | undefined {
  */
 export async function removeRuntimeRecord(id: string): Promise<void> {
   if (!(await exists(join(RUNC_ROOT, id)))) return;
-  await run('runc', ['--root', RUNC_ROOT, 'delete', '--force', id]);
+  // Both runtimes are given the same folder by their shims; this file is runc's.
+  const runtime = (await exists(join(RUNC_ROOT, id, 'state.json'))) ? 'runc' : 'crun';
+  await run(runtime, ['--root', RUNC_ROOT, 'delete', '--force', id]);
 }
 
 /** Resident memory of processes, in bytes: about what CRIU's images of them will take. */

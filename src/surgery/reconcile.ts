@@ -83,6 +83,13 @@ async function settle(node: Node, place: Place, isReady: boolean): Promise<void>
     else await place.put({ occupant: '', exit: slot.exit ?? stoppedNow() });
     return;
   }
+  if (slot.extra && slot.exit === undefined && occupant?.state === ContainerState.CONTAINER_EXITED) {
+    const { status } = await node.cri.containerStatus(occupant.id);
+    const exit = { ...stoppedNow(), code: status?.exitCode ?? 0, finishedAt: status?.finishedAt ?? 0n };
+    await place.put({ exit });
+  }
+  // Nobody can come into it any more, and its client has to see that there is nobody.
+  if (!isReady && slot.occupant === '' && slot.exit === undefined) await place.put({ exit: stoppedNow() });
   const { retained } = slot;
   if (retained !== undefined && slot.occupant !== '' && retained.untilUnixMs < Date.now()) {
     await place.put({ retained: undefined });

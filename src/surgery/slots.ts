@@ -87,6 +87,11 @@ export class Slots {
               hint: 'a client of the runtime would see what is done: start gantry proxy, and put kubelet on it',
             },
           );
+        case status.RESOURCE_EXHAUSTED:
+          throw new GantryError('NO_SPACE', `the relay cannot keep its slots: ${error.details}`, {
+            cause: error,
+            hint: 'free disk space in /var/lib/gantry',
+          });
         default:
           throw new GantryError('INTERNAL', `the relay: ${error.details}`, { cause: error });
       }

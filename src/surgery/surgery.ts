@@ -50,7 +50,7 @@ export async function remove(node: Node, request: SurgeryRequest, operation: Ope
       { occupant: '', hidden: [...place.slot.hidden, occupant], retained },
       { result: 'done', changeOverMs: performance.now() - began },
     );
-    return 0;
+    return performance.now() - began;
   };
   return operate(node, request, operation, 'remove', { work: takeOut });
 }
@@ -136,7 +136,14 @@ async function operate(
       changeOverMs = await (work?.(place) ?? changeOver(node, place, request, operation, newcomer));
     } catch (error) {
       // However long it takes: until then the record stands, and clients see the slot running.
-      await untilDone(node, `undo ${verb}`, () => undo(node, place, messageOf(error)));
+      await operation.phase('undo', () =>
+        untilDone(
+          node,
+          `undo ${verb}`,
+          () => undo(node, place, messageOf(error)),
+          (what, why) => operation.retrying(what, why),
+        ),
+      );
       throw error;
     }
     await place.sweep().catch((error: unknown) => node.log.warn('sweep-failed', { reason: messageOf(error) }));
@@ -159,7 +166,10 @@ async function check(node: Node, located: Located, request: SurgeryRequest, verb
         hint: 'gantry insert puts a container there',
       });
     }
-    if (!(await isRunning(node, occupant))) throw new GantryError('NOT_RUNNING', `container ${name} is not running`);
+    // Nobody else clears away an extra one that has ended.
+    const mayHaveEnded = verb === 'remove' && slot?.extra === true;
+    if (!mayHaveEnded && !(await isRunning(node, occupant)))
+      throw new GantryError('NOT_RUNNING', `container ${name} is not running`);
   }
   if (verb === 'remove') return {};
   const retained = slot?.retained;
@@ -334,8 +344,10 @@ async function labelled(node: Node, slot: Slot): Promise<string[]> {
 }
 
 /** The one who was there before the operation. */
-export function retainedBy({ slot: { operation } }: Place): Retained | undefined {
-  if (operation === undefined || operation.before === '') return undefined;
+export function retainedBy({ slot: { operation, retained, occupant } }: Place): Retained | undefined {
+  if (operation === undefined) return undefined;
+  // One that was kept when the slot was emptied waits on, unless it is the one that has come.
+  if (operation.before === '') return retained?.containerId === occupant ? undefined : retained;
   const { before, keepsState, retainUntilUnixMs } = operation;
   return { containerId: before, frozen: keepsState, untilUnixMs: retainUntilUnixMs, _unknownFields: {} };
 }

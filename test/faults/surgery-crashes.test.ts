@@ -8,7 +8,7 @@ import { Cri } from '../../src/runtime/cri.ts';
 import { Slots } from '../../src/surgery/slots.ts';
 import { leftoversOn } from '../e2e/leftovers.ts';
 import { Kubelet, type KubeletPod } from '../kubelet.ts';
-import { type LabEnvironment, labDown, labUp, type NodeEnvironment, type Service } from '../lab.ts';
+import { type LabEnvironment, labDown, labExec, labReboot, labUp, type NodeEnvironment, type Service } from '../lab.ts';
 import { nodeNamed } from '../scenario.ts';
 import { operate, type Verb } from '../surgery.ts';
 
@@ -87,7 +87,12 @@ async function prepareFor({ verb, keepState = false }: Case): Promise<void> {
 }
 
 /** Begins the operation and does `harm` as soon as the phase has begun. Whether it says that it has been done. */
-async function harmed(what: Case, harm: (cut: AbortController) => Promise<void>, delayMs = 0): Promise<boolean> {
+async function harmed(
+  what: Case,
+  harm: (cut: AbortController) => Promise<void>,
+  options: { readonly delayMs?: number; readonly onRetry?: (why: string) => void } = {},
+): Promise<boolean> {
+  const { delayMs = 0, onRetry } = options;
   const { verb, keepState = false, phase } = what;
   const target = verb === 'insert' ? pod.sandbox : pod.container;
   const request = {
@@ -102,7 +107,7 @@ async function harmed(what: Case, harm: (cut: AbortController) => Promise<void>,
   const onPhase = (name: string) => {
     if (name === phase) harming = sleep(delayMs).then(() => harm(cut));
   };
-  const isDone = await operate(node.agentSocket, verb, request, onPhase, cut.signal).then(
+  const isDone = await operate(node.agentSocket, verb, request, { onPhase, onRetry, cut: cut.signal }).then(
     () => true,
     () => false,
   );
@@ -163,7 +168,7 @@ describe.each(['agent', 'proxy', 'containerd'] as const)('%s is killed', (servic
     '%i ms after a swap has begun to change over',
     async (delayMs) => {
       const what: Case = { verb: 'swap', phase: 'change over' };
-      await expectWhole(what, await harmed(what, () => kill(service), delayMs));
+      await expectWhole(what, await harmed(what, () => kill(service), { delayMs }));
     },
   );
 });
@@ -190,6 +195,37 @@ test.each(['prepare', 'change over', 'try'])(
   },
 );
 
+test.each([
+  ['prepare', 'at once'],
+  ['change over', 'as soon as there is some'],
+  ['try', 'as soon as there is some'],
+])('no space is left for the slot in "%s" of a swap: it is undone %s', async (phase, when) => {
+  const folder = '/var/lib/gantry/slots';
+  const shell = (script: string) => labExec(NAME, 'a', ['sh', '-c', script]);
+  await shell(`mkdir -p ${folder} && mount -t tmpfs -o size=24k,mode=700 small ${folder}`);
+  const what: Case = { verb: 'swap', phase };
+  const retries: string[] = [];
+  const isDone = await harmed(
+    what,
+    async () => {
+      await shell(`head -c 32768 /dev/zero >${folder}/filler || true`);
+      if (when !== 'at once') await until(async () => retries.length > 0, 10_000);
+      expect(await kubelet.statusOf(pod.container)).toMatchObject({ state: ContainerState.CONTAINER_RUNNING });
+      await shell(`rm ${folder}/filler`);
+    },
+    { onRetry: (why) => retries.push(why) },
+  );
+  expect(isDone).toBe(false);
+  if (when === 'at once') expect(retries).toEqual([]);
+  else expect(retries[0]).toMatch(/ENOSPC/);
+  await expectWhole(what, isDone);
+  await kubelet.removePod(pod);
+  pod = await kubelet.runPod('crashing', lab.images.busybox, SERVE);
+  using slots = new Slots(node.criSocket);
+  expect(await slots.list()).toEqual([]);
+  await shell(`umount ${folder}`);
+});
+
 test('kubelet ends the pod in the middle of a swap: nothing is left', async () => {
   const what: Case = { verb: 'swap', phase: 'change over' };
   const ended = harmed(what, async () => {
@@ -197,4 +233,56 @@ test('kubelet ends the pod in the middle of a swap: nothing is left', async () =
     await cri.removeSandbox(pod.sandbox);
   });
   expect(await ended).toBe(false);
+});
+
+describe('the node loses its power', () => {
+  const states: Record<string, () => Promise<unknown>> = {
+    'after a swap': () => operate(node.agentSocket, 'swap', { target: pod.container, configJson: SECOND }),
+    'with the one before frozen': () =>
+      operate(node.agentSocket, 'swap', { target: pod.container, configJson: SECOND, keepState: true }),
+    'with an empty slot': () => operate(node.agentSocket, 'remove', { target: pod.container }),
+    'with a slot whose container is frozen': () =>
+      operate(node.agentSocket, 'remove', { target: pod.container, keepState: true }),
+    'with an extra container': () =>
+      operate(node.agentSocket, 'insert', {
+        target: pod.sandbox,
+        name: 'extra',
+        image: lab.images.busybox,
+        configJson: SECOND,
+      }),
+  };
+
+  async function reboot(): Promise<void> {
+    process.kill(node.pid, 'SIGKILL'); // at once: the command takes its time to start
+    lab = await labReboot(NAME, 'a');
+    node = nodeNamed(lab, 'a');
+  }
+
+  /** Kubelet is another one as well, and knows its pod. */
+  async function expectEnded(): Promise<void> {
+    await kubelet[Symbol.asyncDispose]();
+    kubelet = new Kubelet(node.criSocket, 250);
+    kubelet.pods.push(pod);
+    const isExited = async () => (await kubelet.statusOf(pod.container))?.state === ContainerState.CONTAINER_EXITED;
+    await until(isExited);
+    expect(await kubelet.statusOf(pod.container)).toMatchObject({ state: ContainerState.CONTAINER_EXITED });
+    await expect(kubelet.exec(pod.container, ['true'])).rejects.toThrow(/not running|exited|stopped|nobody/i);
+    await expect(
+      operate(node.agentSocket, 'swap', { target: pod.container, configJson: SECOND }),
+    ).rejects.toMatchObject({ reason: 'NOT_RUNNING' });
+  }
+
+  test.each(Object.entries(states))(
+    '%s: kubelet sees that it has ended, and clears it away',
+    async (_name, prepare) => {
+      await prepare();
+      await reboot();
+      await expectEnded();
+    },
+  );
+
+  test.each(['prepare', 'change over', 'try'])('in "%s" of a swap', async (phase) => {
+    expect(await harmed({ verb: 'swap', phase }, reboot)).toBe(false);
+    await expectEnded();
+  });
 });

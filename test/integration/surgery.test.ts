@@ -138,6 +138,34 @@ describe('kubelet sees nothing of', () => {
     await expectUnseen();
   });
 
+  test('one that is kept frozen while another takes its place, and then goes on', async () => {
+    const one = await pod('kept');
+    await watched();
+    const began = await kubelet.exec(one.container, ['sh', '-c', 'cut -d" " -f22 /proc/1/stat']);
+    await act('remove', { target: one.container, keepState: true });
+    await act('insert', { target: one.sandbox, name: 'main', configJson: config([...SERVE, 'second']) });
+    expect(await kubelet.exec(one.container, ['sh', '-c', 'cut -d" " -f22 /proc/1/stat'])).not.toBe(began);
+    const { containerId } = await act('rollback', { target: one.container });
+    expect(containerId).toBe(one.container);
+    expect(await kubelet.exec(one.container, ['sh', '-c', 'cut -d" " -f22 /proc/1/stat'])).toBe(began);
+    await expectUnseen();
+  });
+
+  test('an extra container that ends by itself, and is cleared away', async () => {
+    const one = await pod('with-short-extra');
+    await watched();
+    const request = { target: one.sandbox, name: 'side', image: lab.images.busybox };
+    const { containerId } = await act('insert', { ...request, configJson: config(['sh', '-c', 'sleep 1; exit 3']) });
+    using slots = new Slots(node.criSocket);
+    const extra = async () => (await slots.list()).find(({ occupant }) => occupant === containerId);
+    const isOver = async () => (await extra())?.exit?.code === 3;
+    for (let tries = 0; tries < 150 && !(await isOver()); tries++) await sleep(100);
+    expect(await extra()).toMatchObject({ exit: { code: 3 } });
+    await act('remove', { target: containerId });
+    expect(await extra()).toBeUndefined();
+    await expectUnseen();
+  });
+
   test('an extra container, which is in the same network and ends with the sandbox', async () => {
     const one = await pod('with-extra');
     await watched();
