@@ -14,7 +14,7 @@ help: ## list the targets
 setup: ## install the Debian and npm packages the project needs (no-op when present)
 	@hack/setup
 
-src/gen/.stamp: package-lock.json hack/generate $(shell find proto -type f) | setup
+src/gen/.stamp: package-lock.json hack/generate hack/criu-descriptors.ts src/criu/kinds.ts $(shell find proto -type f) | setup
 	hack/generate
 	@touch $@
 

@@ -5,7 +5,7 @@ import { build } from 'esbuild';
 
 const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };
 const { metafile } = await build({
-  entryPoints: { gantry: 'src/cli/main.ts' },
+  entryPoints: { gantry: 'src/cli/main.ts', 'pump-worker': 'src/archive/pump-worker.ts' },
   outdir: 'dist',
   outExtension: { '.js': '.mjs' },
   chunkNames: '[name]-[hash]', // beside the shell scripts, which are found from there

@@ -41,7 +41,7 @@ export async function exists(path: string): Promise<boolean> {
   );
 }
 
-async function syncFolder(folder: string): Promise<void> {
+export async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder, 'r');
   try {
     await handle.sync();

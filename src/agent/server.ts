@@ -126,8 +126,7 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
       ),
     checkpoint: (call) =>
       run(call, 'checkpoint', call.request.container, (operation) => checkpoint(node, call.request, operation)),
-    restore: (call) =>
-      run(call, 'restore', call.request.directory, (operation) => restore(node, call.request, operation)),
+    restore: (call) => run(call, 'restore', call.request.source, (operation) => restore(node, call.request, operation)),
     migrate: (call) =>
       run(call, 'migrate', call.request.container, (operation) => migrate(node, call.request, operation)),
     remove: (call) => run(call, 'remove', call.request.target, (operation) => remove(node, call.request, operation)),

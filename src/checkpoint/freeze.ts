@@ -15,6 +15,7 @@ export class FrozenContainer {
   readonly #freezer: Freezer;
   readonly #netns: string;
   #ended = false;
+  #isThawed = false;
   #forget: () => Promise<void> = () => Promise.resolve();
 
   private constructor(freezer: Freezer, netns: string) {
@@ -60,23 +61,33 @@ export class FrozenContainer {
     await thaw(this.#freezer).catch(whenGone(undefined));
   }
 
-  /** Leaves it frozen and shut: whether it may run again is for others to say. */
-  leaveFrozen(): void {
-    this.#ended = true;
-  }
-
-  /** Opens the network before the thaw, so that the first packet sent is not dropped. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#ended) return;
-    this.#ended = true;
+  /** Lets it go on before everything that was begun is over; the journal's entry stays until this is disposed. */
+  async thaw(): Promise<void> {
+    if (this.#isThawed) return;
+    // The network before the processes, so that the first packet sent is not dropped.
     const opened = await Promise.allSettled([open(this.#netns)]);
     await thaw(this.#freezer).catch(whenGone(undefined));
-    await this.#forget();
+    this.#isThawed = true;
     const [outcome] = opened;
     if (outcome?.status === 'rejected' && (await exists(this.#netns))) {
       throw new GantryError('INTERNAL', `the pod's network could not be opened again: ${outcome.reason}`, {
         hint: `for family in netdev inet; do nsenter --net=${this.#netns} nft delete table $family gantry_shield; done`,
       });
+    }
+  }
+
+  /** Leaves it frozen and shut: whether it may run again is for others to say. */
+  leaveFrozen(): void {
+    this.#ended = true;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#ended) return;
+    this.#ended = true;
+    try {
+      await this.thaw();
+    } finally {
+      await this.#forget();
     }
   }
 }

@@ -3,7 +3,7 @@ import type { Node } from '../agent/node.ts';
 import { GantryError } from '../errors.ts';
 import { ContainerState } from '../gen/cri.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
-import { type DumpOptions, restoreOptions } from '../runtime/criu.ts';
+import { type CriuOptions, restoreOptions } from '../runtime/criu.ts';
 import { Ticket } from '../runtime/ticket.ts';
 import { keepLog } from './images.ts';
 
@@ -30,7 +30,7 @@ export class PoisedContainer {
     operation: string,
     container: string,
     images: string,
-    options: DumpOptions,
+    options: CriuOptions,
   ): Promise<PoisedContainer> {
     const ticket = await Ticket.issue(node.config.runDir, container, images, await restoreOptions(options));
     const started = node.cri.startContainer(container).catch((error: unknown) => {

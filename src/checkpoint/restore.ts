@@ -1,69 +1,114 @@
-import { join } from 'node:path';
+import { randomUUID } from 'node:crypto';
+import { mkdir, readdir } from 'node:fs/promises';
+import { dirname, isAbsolute, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
+import type { Manifest, TcpMode } from '../archive/layout.ts';
+import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
-import { ContainerConfig } from '../gen/cri.ts';
+import { type ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
 import type { RestoreRequest, Result } from '../gen/gantry/v1/agent.ts';
 import type { RestoreEntry } from '../migrate/journal.ts';
 import { untilDone } from '../migrate/retry.ts';
+import { addressesOf } from '../network/address.ts';
 import { writableLayer } from '../runtime/containerd.ts';
-import { criuVersion } from '../runtime/criu.ts';
-import { unpackLayer } from './checkpoint.ts';
-import { type Manifest, NAMES, readManifest } from './manifest.ts';
+import type { SandboxDetail } from '../runtime/cri.ts';
+import { checkLines, criuVersion } from '../runtime/criu.ts';
+import { networkOf } from './freeze.ts';
 import { PoisedContainer, verifyRunning } from './restore-container.ts';
+import { Saved } from './saved.ts';
 
 /**
- * Creates a container in a sandbox that exists, through CRI, and starts it from a checkpoint folder. A failure removes
- * the container again; the folder stays as it is.
+ * Creates a container through CRI, in a sandbox that exists or in one that is made for it, and starts it from a
+ * checkpoint. A failure removes what was made; the checkpoint stays as it is.
  */
 export async function restore(node: Node, request: RestoreRequest, operation: Operation): Promise<Result> {
-  const { directory } = request;
-  const images = join(directory, NAMES.images);
-  const manifest = await readManifest(directory);
-  const sandbox = await operation.phase('check', async () => {
+  const { source, identities, criuOptions } = request;
+  if ((request.sandbox === '') === (request.newSandbox === ''))
+    throw new GantryError('USAGE', 'either a sandbox that exists or the name of a new one');
+  checkLines(criuOptions);
+  await using saved = await operation.phase('read', () =>
+    Saved.open(node, operation.id, source, { identities, signal: operation.signal }),
+  );
+  const { manifest } = saved;
+  await operation.phase('check', async () => {
     await criuVersion();
-    const found = await node.cri.findSandbox(request.sandbox, operation.signal);
     await checkImage(node, manifest);
-    return node.cri.describeSandbox(found.id, operation.signal);
   });
-  const config = await configFor(node, manifest, sandbox.id);
+  const made = request.newSandbox === '' ? undefined : newSandboxOf(saved, request.newSandbox);
   const entry: RestoreEntry = {
     role: 'restore',
     state: 'creating',
     operation: operation.id,
     peer: '',
-    sandbox: sandbox.id,
-    name: config.metadata?.name ?? '',
-    attempt: config.metadata?.attempt ?? 0,
+    sandbox: made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '',
+    name: request.name || manifest.container.name,
+    attempt: 0,
+    ...(made?.metadata !== undefined && { sandboxUid: made.metadata.uid }),
   };
+  const warnings = [...saved.warnings];
+  if (made === undefined) entry.attempt = await nextAttempt(node, entry);
   await node.journal.write(entry);
   try {
+    const sandbox = await operation.phase('create', async () => {
+      if (made === undefined) return node.cri.describeSandbox(entry.sandbox, operation.signal);
+      await mkdir(join(made.logDirectory, entry.name), { recursive: true });
+      const id = await node.cri.runSandbox(made, manifest.sandbox.runtimeHandler, operation.signal);
+      return node.cri.describeSandbox(id);
+    });
+    const tcp = await tcpFor(request, manifest, sandbox, warnings);
     const container = await operation.phase('create', () =>
-      node.cri.createContainer(sandbox.id, config, sandbox.config, operation.signal),
+      node.cri.createContainer(sandbox.id, configFor(saved, entry), sandbox.config, operation.signal),
     );
-    const { snapshotter, snapshotKey } = await node.cri.describe(container);
-    const layer = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
-    await operation.phase('restore files', () => unpackLayer(join(directory, NAMES.layer), layer));
+    const { snapshotter, snapshotKey, spec } = await node.cri.describe(container);
+    await operation.phase('restore files', async () => {
+      const upper = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
+      await saved.unpackLayer(upper, request.allowSetuid);
+      const shm = spec.mounts?.find(({ destination }) => destination === '/dev/shm')?.source ?? '';
+      if (isAbsolute(shm) && (await exists(shm)) && (await readdir(shm)).length === 0) await saved.unpackShm(shm);
+    });
     operation.throwIfCancelled();
     await operation.phase('restore', async () => {
-      await using poised = await PoisedContainer.restore(node, operation.id, container, images, manifest);
+      const options = { tcp, lines: criuOptions };
+      await using poised = await PoisedContainer.restore(node, operation.id, container, saved.images, options);
       operation.commit();
       await poised.resume();
     });
     await operation.phase('verify', () => verifyRunning(node, container, manifest.processes));
     await node.journal.remove(entry);
-    return operation.result({ containerId: container, sandboxId: sandbox.id, node: node.config.node, directory });
+    return operation.result({
+      containerId: container,
+      sandboxId: sandbox.id,
+      node: node.config.node,
+      directory: source,
+      warnings,
+    });
   } catch (error) {
-    await untilDone(node, 'remove-restored', () => removeRestored(node, entry));
+    await operation.phase('undo', () =>
+      untilDone(
+        node,
+        'remove-restored',
+        () => removeRestored(node, entry),
+        (what, why) => operation.retrying(what, why),
+      ),
+    );
     throw error;
   }
 }
 
 /** Removes what a restore has made so far, found by what the runtime reserves for it. */
 export async function removeRestored(node: Node, entry: RestoreEntry): Promise<void> {
-  for (const { id, podSandboxId, metadata } of await node.cri.listContainers()) {
-    const same = podSandboxId === entry.sandbox && metadata?.name === entry.name && metadata.attempt === entry.attempt;
-    if (same) await node.cri.removeContainer(id);
+  const { sandboxUid } = entry;
+  if (sandboxUid !== undefined) {
+    for (const { id, metadata } of await node.cri.listSandboxes()) {
+      if (metadata?.uid === sandboxUid) await node.cri.removeSandbox(id);
+    }
+  } else {
+    for (const { id, podSandboxId, metadata } of await node.cri.listContainers()) {
+      const same =
+        podSandboxId === entry.sandbox && metadata?.name === entry.name && metadata.attempt === entry.attempt;
+      if (same) await node.cri.removeContainer(id);
+    }
   }
   await node.journal.remove(entry);
 }
@@ -78,19 +123,66 @@ export async function checkImage(node: Node, { image }: Manifest): Promise<void>
   }
 }
 
-/** The checkpoint's configuration with the next attempt number that is free: the runtime reserves name and attempt. */
-async function configFor(node: Node, manifest: Manifest, sandbox: string): Promise<ContainerConfig> {
-  const config = ContainerConfig.decode(Buffer.from(manifest.config, 'base64'));
+/** One of another name: kubelet's own would be taken for it, and its ports are another one's. */
+function newSandboxOf({ sandboxConfig, manifest }: Saved, name: string): PodSandboxConfig {
+  if (manifest.sandbox.config === '') {
+    throw new GantryError('USAGE', 'the checkpoint does not say how its sandbox was configured', {
+      hint: 'make one with crictl runp, and use --sandbox',
+    });
+  }
+  const uid = randomUUID();
+  const namespace = sandboxConfig.metadata?.namespace ?? 'default';
+  const labels: Record<string, string> = { ...sandboxConfig.labels };
+  for (const [key, value] of Object.entries({ 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.uid': uid }))
+    if (key in labels) labels[key] = value;
+  return PodSandboxConfig.fromPartial({
+    ...sandboxConfig,
+    metadata: { name, namespace, uid, attempt: 0 },
+    hostname: sandboxConfig.hostname === '' ? '' : name,
+    logDirectory: `/var/log/pods/${namespace}_${name}_${uid}`,
+    portMappings: [],
+    labels,
+    linux: { ...sandboxConfig.linux, cgroupParent: '' },
+  });
+}
+
+/** Connections live on only at the address that they were made with; at another one CRIU could not put them back. */
+async function tcpFor(
+  { tcpClose }: RestoreRequest,
+  { tcp, sandbox: { addresses } }: Manifest,
+  sandbox: SandboxDetail,
+  warnings: string[],
+): Promise<TcpMode> {
+  if (tcpClose || tcp !== 'established' || addresses.length === 0) return tcpClose ? 'close' : tcp;
+  const here = (await addressesOf(networkOf(sandbox.pid))).map(({ local }) => local);
+  if (addresses.every((address) => here.includes(address))) return tcp;
+  warnings.push(
+    `the sandbox has ${here.join(', ') || 'no address'}, and the checkpoint ${addresses.join(', ')}: connections are closed`,
+  );
+  return 'close';
+}
+
+/** The runtime reserves name and attempt. */
+async function nextAttempt(node: Node, { sandbox, name }: RestoreEntry): Promise<number> {
   const taken = (await node.cri.listContainers())
-    .filter(({ podSandboxId, metadata }) => podSandboxId === sandbox && metadata?.name === config.metadata?.name)
+    .filter(({ podSandboxId, metadata }) => podSandboxId === sandbox && metadata?.name === name)
     .map(({ metadata }) => metadata?.attempt ?? 0);
-  if (config.metadata !== undefined && taken.length > 0) {
-    config.metadata.attempt = Math.max(...taken) + 1;
-    config.logPath = `${config.metadata.name}/${config.metadata.attempt}.log`;
-  }
-  if (config.image !== undefined) {
-    config.image.image = manifest.image.id;
-    config.image.userSpecifiedImage ||= manifest.image.name;
-  }
-  return config;
+  return Math.max(-1, ...taken) + 1;
+}
+
+function configFor({ config, manifest }: Saved, { name, attempt }: RestoreEntry): ContainerConfig {
+  const label = 'io.kubernetes.container.name';
+  return {
+    ...config,
+    metadata: { name, attempt, _unknownFields: {} },
+    labels: { ...config.labels, ...(label in config.labels && { [label]: name }) },
+    logPath: join(dirname(config.logPath) === '.' ? '' : name, `${attempt}.log`),
+    ...(config.image !== undefined && {
+      image: {
+        ...config.image,
+        image: manifest.image.id,
+        userSpecifiedImage: config.image.userSpecifiedImage || manifest.image.name,
+      },
+    }),
+  };
 }

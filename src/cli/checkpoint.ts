@@ -1,42 +1,116 @@
 import { resolve } from 'node:path';
-import { Command } from 'commander';
-import { AgentService } from '../gen/gantry/v1/agent.ts';
+import { Command, Option } from 'commander';
+import { COMPRESSIONS } from '../archive/output.ts';
+import { GantryError } from '../errors.ts';
+import { AgentService, CheckpointRequest } from '../gen/gantry/v1/agent.ts';
 import { agentOption, runOperation } from './operation.ts';
-import { type Format, formatJson, outputOption } from './output.ts';
+import { type Format, formatJson, outputOption, parseCount } from './output.ts';
 
 interface Options {
-  output: string;
+  output?: string;
+  archive?: string;
+  compress: string;
+  recipient: string[];
   leaveRunning: boolean;
+  stop: boolean;
+  tcp?: string;
   tcpEstablished: boolean;
+  tcpSkipInFlight: boolean;
+  extUnixSk: boolean;
+  linkRemap: boolean;
+  forceIrmap: boolean;
+  ghostLimit?: string;
+  criuOption: string[];
+  timeout?: number;
   agent: string;
   outputFormat: Format;
 }
 
-/** `gantry checkpoint`: a container's state goes into a folder. */
+const collect = (value: string, all: string[]) => [...all, value];
+
+/** `gantry checkpoint`: a container's state goes into a folder or an archive. */
 export function checkpointCommand(): Command {
   return new Command('checkpoint')
-    .description("write a running container's state into a folder of this node")
+    .description("write a running container's state into an archive or a folder of this node")
     .argument('<container>', 'ID, ID prefix or name of a running container')
-    .requiredOption('--output <dir>', 'folder to make; it must not exist yet')
-    .option('--leave-running', 'let the container go on afterwards; without it the container ends', false)
-    .option('--tcp-established', 'save open TCP connections; without it they make the checkpoint fail', false)
+    .option('--archive <file>', 'archive to make; it must not exist yet')
+    .option('--output <dir>', 'folder to make; it must not exist yet')
+    .addOption(
+      new Option('--compress <how>', 'compression of an archive; the container stands still for it')
+        .choices(COMPRESSIONS)
+        .default('none'),
+    )
+    .option('--recipient <age1...>', 'encrypt the archive for this key of age; may be repeated', collect, [])
+    .option('--leave-running', 'let the container go on afterwards', false)
+    .option('--stop', 'end the container afterwards (the default)', false)
+    .addOption(
+      new Option(
+        '--tcp <how>',
+        'open TCP connections: save them, or leave them out; otherwise they are an error',
+      ).choices(['established', 'close']),
+    )
+    .option('--tcp-established', 'the same as --tcp established', false)
+    .option('--tcp-skip-in-flight', 'leave out connections that are not accepted yet', false)
+    .option('--ext-unix-sk', 'allow unix sockets whose other end is not in the container', false)
+    .option('--link-remap', 'keep files that are open and deleted by a name of their own', false)
+    .option('--force-irmap', 'find the files that inotify watches by searching', false)
+    .option('--ghost-limit <size>', 'how large a deleted file may be that is still open (1M)')
+    .option('--criu-option <line>', 'a line of configuration for CRIU, see criu(8); may be repeated', collect, [])
+    .addOption(new Option('--timeout <seconds>', 'for the dump').argParser(parseCount('--timeout', 1)))
     .addOption(agentOption())
     .addOption(outputOption())
     .addHelpText(
       'after',
       `
-The folder (mode 0700: it holds all of the process's memory) has CRIU's images, the container's writable layer and a
-manifest. gantry restore starts a container from it.
+It holds CRIU's images, what the container has changed in its image, /dev/shm, its log and its configuration: all of
+the process's memory, with every secret in it. So archives have mode 0600, folders 0700. checkpointctl reads archives,
+too. gantry restore starts a container from either; gantry swap puts one into a container that is there.
 
-Example:
-  gantry checkpoint redis --output /var/tmp/redis-1 --leave-running --tcp-established`,
+The container is frozen while it is dumped. Compression and encryption make that longer; without them memory goes from
+CRIU into the archive once.
+
+Examples:
+  gantry checkpoint redis --archive /var/tmp/redis.tar --leave-running --tcp established
+  gantry checkpoint redis --archive /var/tmp/redis.tar.zst --compress zstd --recipient age1...
+  gantry checkpoint redis --output /var/tmp/redis-1`,
     )
     .action(async (container: string, options: Options) => {
-      const { leaveRunning, tcpEstablished } = options;
-      const request = { container, output: resolve(options.output), leaveRunning, tcpEstablished };
+      const request = requestFor(container, options);
       const result = await runOperation(options.agent, AgentService.checkpoint, request);
       console.log(
         options.outputFormat === 'json' ? formatJson(result) : `${container} is saved in ${result.directory}`,
       );
     });
+}
+
+function requestFor(container: string, options: Options): CheckpointRequest {
+  const { output, archive, tcp, leaveRunning, stop } = options;
+  if ((output === undefined) === (archive === undefined))
+    throw new GantryError('USAGE', 'where to? either --archive or --output');
+  if (output !== undefined && (options.compress !== 'none' || options.recipient.length > 0))
+    throw new GantryError('USAGE', '--compress and --recipient are for archives: use --archive');
+  if (leaveRunning && stop) throw new GantryError('USAGE', 'either --leave-running or --stop');
+  if (tcp === 'close' && options.tcpEstablished)
+    throw new GantryError('USAGE', 'either --tcp close or --tcp-established');
+  const switches = {
+    'tcp-skip-in-flight': options.tcpSkipInFlight,
+    'ext-unix-sk': options.extUnixSk,
+    'link-remap': options.linkRemap,
+    'force-irmap': options.forceIrmap,
+  };
+  return CheckpointRequest.fromPartial({
+    container,
+    output: output === undefined ? '' : resolve(output),
+    archive: archive === undefined ? '' : resolve(archive),
+    compression: options.compress,
+    recipients: options.recipient,
+    leaveRunning,
+    tcp: tcp ?? (options.tcpEstablished ? 'established' : ''),
+    criuOptions: [
+      ...Object.entries(switches).flatMap(([name, isOn]) => (isOn ? [name] : [])),
+      ...(options.ghostLimit === undefined ? [] : [`ghost-limit ${options.ghostLimit}`]),
+      ...options.criuOption,
+    ],
+    timeoutSeconds: options.timeout ?? 0,
+  });
 }

@@ -1,15 +1,42 @@
+import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
-import { AgentService } from '../gen/gantry/v1/agent.ts';
+import { GantryError, messageOf } from '../errors.ts';
+import { AgentService, RestoreRequest, SurgeryRequest } from '../gen/gantry/v1/agent.ts';
 import { agentOption, runOperation } from './operation.ts';
 import { type Format, formatJson, outputOption } from './output.ts';
 
-/** `gantry restore`: a container starts from a checkpoint, in a sandbox that exists. */
+interface Options {
+  sandbox?: string;
+  newSandbox?: string;
+  inPlace?: string;
+  name?: string;
+  identity: string[];
+  tcpClose: boolean;
+  allowSetuid: boolean;
+  criuOption: string[];
+  agent: string;
+  outputFormat: Format;
+}
+
+const collect = (value: string, all: string[]) => [...all, value];
+
+/** `gantry restore`: a container starts from a checkpoint. */
 export function restoreCommand(): Command {
   return new Command('restore')
-    .description('start a container from a checkpoint, in a sandbox that exists')
-    .argument('<dir>', 'folder that gantry checkpoint made')
-    .requiredOption('--sandbox <id>', 'ID or ID prefix of a ready sandbox of this node')
+    .description('start a container from a checkpoint: in a sandbox that exists, in a new one, or in place')
+    .argument(
+      '<checkpoint>',
+      'archive or folder that gantry checkpoint made; archives of containerd, CRI-O and Podman, too',
+    )
+    .option('--sandbox <id>', 'ID or ID prefix of a ready sandbox of this node')
+    .option('--new-sandbox <name>', 'make a sandbox of that name, configured as the one that the checkpoint is from')
+    .option('--in-place <container>', 'put it in the place of a container that runs, as gantry swap does')
+    .option('--name <name>', 'of the container, where it is to be another one')
+    .option('--identity <file>', 'key of age that an encrypted archive was made for; may be repeated', collect, [])
+    .option('--tcp-close', 'close the TCP connections that were open', false)
+    .option('--allow-setuid', 'accept files that are setuid or have capabilities', false)
+    .option('--criu-option <line>', 'a line of configuration for CRIU, see criu(8); may be repeated', collect, [])
     .addOption(agentOption())
     .addOption(outputOption())
     .addHelpText(
@@ -17,15 +44,59 @@ export function restoreCommand(): Command {
       `
 The container is created through CRI, so that crictl and kubelet see an ordinary one, and then started from the
 checkpoint instead of from its beginning. Open TCP connections come back only where the sandbox has the address that
-they were made with.
+they were made with; elsewhere they are closed. Every member of an archive is compared with its manifest first.
 
-Example:
-  gantry restore /var/tmp/redis-1 --sandbox 3f2a9c`,
+Examples:
+  gantry restore /var/tmp/redis.tar --sandbox 3f2a9c
+  gantry restore /var/tmp/redis.tar --new-sandbox redis-copy
+  gantry restore /var/tmp/redis.tar --in-place redis`,
     )
-    .action(async (directory: string, options: { sandbox: string; agent: string; outputFormat: Format }) => {
-      const request = { directory: resolve(directory), sandbox: options.sandbox };
-      const result = await runOperation(options.agent, AgentService.restore, request);
+    .action(async (source: string, options: Options) => {
+      const targets = [options.sandbox, options.newSandbox, options.inPlace].filter((one) => one !== undefined);
+      if (targets.length !== 1)
+        throw new GantryError('USAGE', 'where to? one of --sandbox, --new-sandbox and --in-place');
+      const result =
+        options.inPlace === undefined
+          ? await runOperation(options.agent, AgentService.restore, await requestFor(source, options))
+          : await runOperation(options.agent, AgentService.swap, swapFor(source, options.inPlace));
+      for (const warning of result.warnings) console.error(`warning: ${warning}`);
       const text = `container ${result.containerId.slice(0, 13)} runs in sandbox ${result.sandboxId.slice(0, 13)}`;
       console.log(options.outputFormat === 'json' ? formatJson(result) : text);
     });
+}
+
+async function requestFor(source: string, options: Options): Promise<RestoreRequest> {
+  return RestoreRequest.fromPartial({
+    source: resolve(source),
+    sandbox: options.sandbox ?? '',
+    newSandbox: options.newSandbox ?? '',
+    name: options.name ?? '',
+    identities: (await Promise.all(options.identity.map(identitiesIn))).flat(),
+    tcpClose: options.tcpClose,
+    allowSetuid: options.allowSetuid,
+    criuOptions: options.criuOption,
+  });
+}
+
+function swapFor(source: string, target: string): SurgeryRequest {
+  return SurgeryRequest.fromPartial({
+    target,
+    checkpoint: resolve(source),
+    graceSeconds: -1,
+    settleMs: 2000,
+    retainSeconds: 86_400,
+    who: process.env.SUDO_USER ?? process.env.USER ?? '',
+  });
+}
+
+/** As age-keygen writes them: a key a line, beside comments. */
+async function identitiesIn(file: string): Promise<string[]> {
+  try {
+    return (await readFile(file, 'utf8'))
+      .split('\n')
+      .map((line) => line.trim())
+      .filter((line) => line !== '' && !line.startsWith('#'));
+  } catch (error) {
+    throw new GantryError('USAGE', `cannot read the key ${file}: ${messageOf(error)}`, { cause: error });
+  }
 }

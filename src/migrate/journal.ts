@@ -47,7 +47,10 @@ export interface TargetEntry extends Common {
 export interface RestoreEntry extends Common {
   role: 'restore';
   state: 'creating';
+  /** "" when it is made for the container. */
   sandbox: string;
+  /** Of a sandbox that is made for it. */
+  sandboxUid?: string;
   name: string;
   attempt: number;
 }

@@ -1,10 +1,11 @@
-import { rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
+import { drain } from '../archive/pump.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
 import { removeRestored } from '../checkpoint/restore.ts';
 import { verifyRunning } from '../checkpoint/restore-container.ts';
-import { emptyFolder } from '../durable.ts';
+import { emptyFolder, exists } from '../durable.ts';
 import { messageOf } from '../errors.ts';
 import { PodSandboxState } from '../gen/cri.ts';
 import { addressesOf } from '../network/address.ts';
@@ -21,6 +22,8 @@ import { endDumped, settle, thawSource } from './settle.ts';
 export async function recover(node: Node): Promise<void> {
   const { imageDir, runDir } = node.config;
   const spent = join(runDir, 'spent');
+  // CRIU goes on when its agent dies, and its images go into pipes of that one's.
+  using _drained = drain(await fifosBelow(imageDir));
   // First: a restore that goes on without its agent must not come alive after it was said to have failed.
   await endRestores(spent);
   const entries = await node.journal.load();
@@ -37,6 +40,13 @@ export async function recover(node: Node): Promise<void> {
     if (!(entry.role === 'source' && entry.state === 'committed' && entry.peer !== '')) await done;
   }
   for (const folder of [imageDir, join(runDir, 'tickets'), spent]) await emptyFolder(folder);
+}
+
+/** Of folders of images. */
+async function fifosBelow(folder: string): Promise<string[]> {
+  if (!(await exists(folder))) return [];
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
+  return entries.filter((entry) => entry.isFIFO()).map(({ parentPath, name }) => join(parentPath, name));
 }
 
 function recoverEntry(node: Node, entry: Entry): Promise<void> {

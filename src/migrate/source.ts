@@ -196,7 +196,7 @@ class Outgoing {
 
   async #dump(folder: ImageFolder, frozen: FrozenContainer): Promise<void> {
     try {
-      await dump(this.#container.id, folder.images, folder.path, { tcpEstablished: true });
+      await dump(this.#container.id, folder.images, folder.path, { tcp: 'established' });
     } catch (error) {
       await keepLog(this.#node, join(folder.path, 'dump.log'), `${this.#operation.id}-dump.log`);
       throw error;

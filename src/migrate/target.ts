@@ -136,7 +136,9 @@ export class Incoming {
     const { container, sandbox } = this.#entry as TargetEntry;
     const folder = this.#folder as ImageFolder;
     const { restore } = await this.#expect('restore');
-    await using poised = await PoisedContainer.restore(node, this.#operation, container, folder.images, restore);
+    await using poised = await PoisedContainer.restore(node, this.#operation, container, folder.images, {
+      tcp: restore.tcpEstablished ? 'established' : 'none',
+    });
     this.#send({ poised: {} });
 
     const { commit } = await this.#expect('commit');

@@ -39,9 +39,12 @@ export function parseUpperFolder(text: string): string | undefined {
  */
 export async function removeRuntimeRecord(id: string): Promise<void> {
   if (!(await exists(join(RUNC_ROOT, id)))) return;
-  // Both runtimes are given the same folder by their shims; this file is runc's.
-  const runtime = (await exists(join(RUNC_ROOT, id, 'state.json'))) ? 'runc' : 'crun';
-  await run(runtime, ['--root', RUNC_ROOT, 'delete', '--force', id]);
+  await run(await runtimeOf(id), ['--root', RUNC_ROOT, 'delete', '--force', id]);
+}
+
+/** Which OCI runtime keeps a container: their shims give both the same folder, and this file is runc's. */
+export async function runtimeOf(id: string): Promise<'runc' | 'crun'> {
+  return (await exists(join(RUNC_ROOT, id, 'state.json'))) ? 'runc' : 'crun';
 }
 
 /** Resident memory of processes, in bytes: about what CRIU's images of them will take. */

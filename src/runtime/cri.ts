@@ -37,7 +37,16 @@ export interface ContainerDetail {
   snapshotter: string;
   snapshotKey: string;
   config: ContainerConfig;
+  /** As the runtime has made it of the configuration and the image (OCI runtime specification). */
+  spec: RuntimeSpec;
   sandbox: SandboxDetail;
+}
+
+/** What is read of it; whoever writes it down writes all of it. */
+export interface RuntimeSpec {
+  readonly annotations?: Readonly<Record<string, string>>;
+  readonly process?: { readonly args?: readonly string[]; readonly env?: readonly string[]; readonly cwd?: string };
+  readonly mounts?: readonly { readonly destination: string; readonly source?: string; readonly type?: string }[];
 }
 
 export interface SandboxDetail {
@@ -117,6 +126,7 @@ export class Cri {
       snapshotter: detail.snapshotter,
       snapshotKey: detail.snapshotKey,
       config: withoutSlot(configFromInfo(detail, ContainerConfig)),
+      spec: (detail.runtimeSpec ?? {}) as RuntimeSpec,
       sandbox: await this.describeSandbox(detail.sandboxID, signal),
     };
   }

@@ -1,4 +1,5 @@
-import { execa } from 'execa';
+import { pipeline } from 'node:stream/promises';
+import { execa, type Result } from 'execa';
 import { errnoOf, GantryError, type Reason } from '../errors.ts';
 
 /** How a program that Gantry starts is run, and as what its failure is reported. */
@@ -25,17 +26,80 @@ export async function run(file: string, args: readonly string[], options: Progra
     ...(env === undefined ? {} : { env }),
   });
   if (!result.failed) return result.stdout;
-  if (result.isCanceled) throw new GantryError('CANCELLED', 'cancelled');
+  throw failureOf(result, result.stderr, { file, name, timeoutMs, reason });
+}
+
+function failureOf(
+  result: Pick<Result, 'isCanceled' | 'cause' | 'timedOut' | 'exitCode'>,
+  stderr: string,
+  { file, name, timeoutMs, reason }: { file: string; name: string; timeoutMs: number; reason: Reason },
+): GantryError {
+  if (result.isCanceled) return new GantryError('CANCELLED', 'cancelled');
   const code = errnoOf(result.cause) ?? errnoOf(result);
   if (code === 'ENOENT') {
-    throw new GantryError('INTERNAL', `${file} is not installed on this node`, { hint: `install ${file}` });
+    return new GantryError('INTERNAL', `${file} is not installed on this node`, { hint: `install ${file}` });
   }
-  const why = result.timedOut
-    ? `no end within ${timeoutMs} ms`
-    : lines(result.stderr) || `exit code ${result.exitCode}`;
-  throw new GantryError(why.includes('No space left on device') ? 'NO_SPACE' : reason, `${name}: ${why}`, {
+  const why = result.timedOut ? `no end within ${timeoutMs} ms` : lines(stderr) || `exit code ${result.exitCode}`;
+  return new GantryError(why.includes('No space left on device') ? 'NO_SPACE' : reason, `${name}: ${why}`, {
     cause: result,
   });
+}
+
+/** What a program prints, while it runs. It ends with an error when the program fails; a reader that stops ends the program. */
+export async function* outputOf(file: string, args: readonly string[], options: StreamOptions): AsyncGenerator<Buffer> {
+  const { program, ended } = streaming(file, args, options);
+  try {
+    yield* program.stdout as AsyncIterable<Buffer>;
+    await ended();
+  } finally {
+    program.kill();
+  }
+}
+
+/** Gives a program what it reads. Errors: those of the content first, then the program's. */
+export async function runOn(
+  content: AsyncIterable<Uint8Array>,
+  file: string,
+  args: readonly string[],
+  options: StreamOptions,
+): Promise<void> {
+  const { program, ended } = streaming(file, args, options);
+  const fed = pipeline(content, program.stdin).then(
+    () => undefined,
+    (error: unknown) => {
+      program.kill();
+      // It reads no more: its own reason is the better one.
+      return errnoOf(error) === 'EPIPE' || errnoOf(error) === 'ERR_STREAM_PREMATURE_CLOSE' ? undefined : error;
+    },
+  );
+  const [failure, outcome] = await Promise.all([
+    fed,
+    ended().then(
+      () => undefined,
+      (error: unknown) => error,
+    ),
+  ]);
+  if (failure !== undefined) throw failure;
+  if (outcome !== undefined) throw outcome;
+}
+
+type StreamOptions = Pick<ProgramOptions, 'signal' | 'reason'> & { timeoutMs: number };
+
+function streaming(file: string, args: readonly string[], { signal, reason = 'INTERNAL', timeoutMs }: StreamOptions) {
+  const program = execa(file, args, {
+    reject: false,
+    buffer: { stdout: false },
+    encoding: 'buffer',
+    stdin: 'pipe',
+    timeout: timeoutMs,
+    ...(signal === undefined ? {} : { cancelSignal: signal }),
+  });
+  const ended = async (): Promise<void> => {
+    const result = await program;
+    const stderr = Buffer.from(result.stderr).toString();
+    if (result.failed) throw failureOf(result, stderr, { file, name: file, timeoutMs, reason });
+  };
+  return { program, ended };
 }
 
 /** Runs a program inside a network namespace named by a path such as /proc/PID/ns/net. */

@@ -47,7 +47,12 @@ export class Ticket {
   }
 
   /** Writes the ticket, complete or not at all. `images` is the folder with CRIU's images; it stays the caller's. */
-  static async issue(runDir: string, container: string, images: string, options: readonly string[]): Promise<Ticket> {
+  static async issue(
+    runDir: string,
+    container: string,
+    images: string,
+    { args, lines }: { readonly args: readonly string[]; readonly lines: readonly string[] },
+  ): Promise<Ticket> {
     const ticket = new Ticket(runDir, container);
     const draft = `${ticket.#ticket}.new`;
     await makePrivateFolder(join(runDir, 'tickets'));
@@ -55,10 +60,11 @@ export class Ticket {
     await rm(draft, { recursive: true, force: true });
     await mkdir(draft, { mode: 0o700 });
     await symlink(images, join(draft, 'checkpoint'));
-    await writeFile(join(draft, 'options'), options.map((option) => `${option}\n`).join(''));
+    await writeFile(join(draft, 'options'), args.map((option) => `${option}\n`).join(''));
     await copyFile(GATE, join(draft, 'gate.sh'));
     await run('mkfifo', ['-m', '600', join(draft, 'gate')]);
-    await writeFile(join(draft, 'criu.conf'), `network-lock skip\naction-script ${join(ticket.#spent, 'gate.sh')}\n`);
+    const configuration = ['network-lock skip', `action-script ${join(ticket.#spent, 'gate.sh')}`, ...lines];
+    await writeFile(join(draft, 'criu.conf'), `${configuration.join('\n')}\n`);
     await rename(draft, ticket.#ticket);
     return ticket;
   }

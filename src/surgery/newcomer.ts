@@ -1,8 +1,8 @@
-import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
-import { unpackLayer } from '../checkpoint/checkpoint.ts';
-import { NAMES, readManifest } from '../checkpoint/manifest.ts';
+import type { Operation } from '../agent/operation.ts';
+import type { TcpMode } from '../archive/layout.ts';
 import { checkImage } from '../checkpoint/restore.ts';
+import { Saved } from '../checkpoint/saved.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { ContainerConfig, ImageSpec } from '../gen/cri.ts';
 import type { SurgeryRequest } from '../gen/gantry/v1/agent.ts';
@@ -11,24 +11,34 @@ import { writableLayer } from '../runtime/containerd.ts';
 import { criuVersion } from '../runtime/criu.ts';
 
 /** Who is to come into a slot, checked as far as that is possible before anything is touched. */
-export interface Newcomer {
+export interface Newcomer extends AsyncDisposable {
   /** One who was there before. */
   readonly retained?: Retained;
   /** Of one that is made. */
   readonly config?: ContainerConfig;
   /** CRIU's images, of one that is restored. */
   readonly images?: string;
-  readonly tcpEstablished?: boolean;
+  readonly tcp?: TcpMode;
   /** Puts files into it before it starts. */
   files?(id: string): Promise<void>;
 }
 
+/** @param saved what it comes from, and that is not needed any longer once it is there */
+export function newcomer(fields: Omit<Newcomer, typeof Symbol.asyncDispose>, saved?: Saved): Newcomer {
+  return { ...fields, [Symbol.asyncDispose]: async () => saved?.[Symbol.asyncDispose]() };
+}
+
 /** The slot's configuration with what the request says. Errors: USAGE, IMAGE_MISSING, NOT_FOUND, NOT_FITTING. */
-export async function newcomerFor(node: Node, base: ContainerConfig, request: SurgeryRequest): Promise<Newcomer> {
+export async function newcomerFor(
+  node: Node,
+  base: ContainerConfig,
+  request: SurgeryRequest,
+  operation: Operation,
+): Promise<Newcomer> {
   const config = request.configJson === '' ? base : withJson(base, request.configJson);
-  if (request.checkpoint !== '') return fromCheckpoint(node, base, request.checkpoint);
+  if (request.checkpoint !== '') return fromCheckpoint(node, base, request.checkpoint, operation);
   const name = request.image || config.image?.userSpecifiedImage || config.image?.image || '';
-  return { config: { ...config, image: await imageFor(node, name) } };
+  return newcomer({ config: { ...config, image: await imageFor(node, name) } });
 }
 
 async function imageFor(node: Node, name: string): Promise<ImageSpec> {
@@ -59,31 +69,38 @@ function withJson(base: ContainerConfig, text: string): ContainerConfig {
   return { ...base, ...changes };
 }
 
-async function fromCheckpoint(node: Node, base: ContainerConfig, folder: string): Promise<Newcomer> {
+async function fromCheckpoint(
+  node: Node,
+  base: ContainerConfig,
+  path: string,
+  operation: Operation,
+): Promise<Newcomer> {
   await criuVersion();
-  const manifest = await readManifest(folder);
-  await checkImage(node, manifest);
-  const was = ContainerConfig.decode(Buffer.from(manifest.config, 'base64'));
-  const here = new Set(base.mounts.map(({ containerPath }) => containerPath));
-  const missing = was.mounts
-    .filter(({ containerPath }) => !here.has(containerPath))
-    .map(({ containerPath }) => containerPath);
-  if (missing.length > 0) {
-    throw new GantryError('NOT_FITTING', `the checkpoint has mounts that the slot has not: ${missing.join(', ')}`);
+  const saved = await Saved.open(node, operation.id, path, { signal: operation.signal });
+  try {
+    const { manifest } = saved;
+    await checkImage(node, manifest);
+    const here = new Set(base.mounts.map(({ containerPath }) => containerPath));
+    const missing = saved.config.mounts
+      .filter(({ containerPath }) => !here.has(containerPath))
+      .map(({ containerPath }) => containerPath);
+    if (missing.length > 0) {
+      throw new GantryError('NOT_FITTING', `the checkpoint has mounts that the slot has not: ${missing.join(', ')}`);
+    }
+    const image = ImageSpec.fromPartial({ image: manifest.image.id, userSpecifiedImage: manifest.image.name });
+    const fields = {
+      config: { ...base, image },
+      images: saved.images,
+      tcp: manifest.tcp,
+      async files(id: string): Promise<void> {
+        const { snapshotter, snapshotKey } = await node.cri.describe(id);
+        const upper = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
+        await saved.unpackLayer(upper, true);
+      },
+    };
+    return newcomer(fields, saved);
+  } catch (error) {
+    await saved[Symbol.asyncDispose]();
+    throw error;
   }
-  return {
-    config: {
-      ...base,
-      image: ImageSpec.fromPartial({ image: manifest.image.id, userSpecifiedImage: manifest.image.name }),
-    },
-    images: join(folder, NAMES.images),
-    tcpEstablished: manifest.tcpEstablished,
-    async files(id) {
-      const { snapshotter, snapshotKey } = await node.cri.describe(id);
-      await unpackLayer(
-        join(folder, NAMES.layer),
-        await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey),
-      );
-    },
-  };
 }

@@ -10,7 +10,7 @@ import { untilDone } from '../migrate/retry.ts';
 import { stoppedNow } from '../proxy/slots/face.ts';
 import { SLOT_LABEL } from '../proxy/slots/label.ts';
 import { type Located, locate } from './locate.ts';
-import { type Newcomer, newcomerFor } from './newcomer.ts';
+import { type Newcomer, newcomer, newcomerFor } from './newcomer.ts';
 import {
   copyLayer,
   create,
@@ -120,7 +120,7 @@ async function operate(
   const sandbox = 'slot' in located ? located.slot.sandboxId : located.container.podSandboxId;
   const occupant = 'slot' in located ? located.slot.occupant : located.container.id;
   return alone(node, sandbox, occupant, operation, async () => {
-    const newcomer = await operation.phase('check', () => check(node, located, request, verb));
+    await using coming = await operation.phase('check', () => check(node, located, request, verb, operation));
     const { keepState: keepsState, who } = request;
     const begun = {
       verb,
@@ -133,7 +133,7 @@ async function operate(
     const place = await (extra === undefined ? Place.open(node, located, begun) : Place.extra(node, extra, begun));
     let changeOverMs: number;
     try {
-      changeOverMs = await (work?.(place) ?? changeOver(node, place, request, operation, newcomer));
+      changeOverMs = await (work?.(place) ?? changeOver(node, place, request, operation, coming));
     } catch (error) {
       // However long it takes: until then the record stands, and clients see the slot running.
       await operation.phase('undo', () =>
@@ -151,7 +151,13 @@ async function operate(
   });
 }
 
-async function check(node: Node, located: Located, request: SurgeryRequest, verb: Verb['verb']): Promise<Newcomer> {
+async function check(
+  node: Node,
+  located: Located,
+  request: SurgeryRequest,
+  verb: Verb['verb'],
+  operation: Operation,
+): Promise<Newcomer> {
   const slot = 'slot' in located ? located.slot : undefined;
   const name = slot?.name ?? ('container' in located ? (located.container.metadata?.name ?? '') : '');
   if (slot?.operation !== undefined) throw new GantryError('BUSY', `another operation works on ${name}`);
@@ -171,7 +177,7 @@ async function check(node: Node, located: Located, request: SurgeryRequest, verb
     if (!mayHaveEnded && !(await isRunning(node, occupant)))
       throw new GantryError('NOT_RUNNING', `container ${name} is not running`);
   }
-  if (verb === 'remove') return {};
+  if (verb === 'remove') return newcomer({});
   const retained = slot?.retained;
   const named = [request.image, request.configJson, request.checkpoint].filter((one) => one !== '').length;
   if (verb === 'rollback' || (verb === 'insert' && named === 0 && retained !== undefined)) {
@@ -180,14 +186,14 @@ async function check(node: Node, located: Located, request: SurgeryRequest, verb
         hint: 'the time for a rollback is over, or nothing was ever changed: gantry inspect',
       });
     }
-    return { retained };
+    return newcomer({ retained });
   }
   if (named === 0 && verb === 'swap')
     throw new GantryError('USAGE', 'what is to come? --image, --config or --checkpoint');
   if (named === 0 && slot?.extra === true)
     throw new GantryError('USAGE', 'an extra container needs --image or --config');
   const config = slot?.config ?? ContainerConfig.encode((await node.cri.describe(occupant)).config).finish();
-  return newcomerFor(node, ContainerConfig.decode(config), request);
+  return newcomerFor(node, ContainerConfig.decode(config), request, operation);
 }
 
 /** The way from one occupant to the next. Returns for how long nobody served, in milliseconds. */
@@ -257,7 +263,7 @@ async function enter(node: Node, operation: Operation, id: string, newcomer: New
     await thawOccupant(frozen);
   } else if (newcomer.images !== undefined) {
     await using poised = await PoisedContainer.restore(node, operation.id, id, newcomer.images, {
-      tcpEstablished: newcomer.tcpEstablished === true,
+      tcp: newcomer.tcp ?? 'none',
     });
     await poised.resume();
   } else {

@@ -1,0 +1,252 @@
+import { createHash } from 'node:crypto';
+import { link, mkdir, open, readdir, rm, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import type { Node } from '../agent/node.ts';
+import { IMAGES, MANIFEST, type Manifest } from '../archive/layout.ts';
+import { ArchiveOutput, type Compression } from '../archive/output.ts';
+import { Pump } from '../archive/pump.ts';
+import { ArchiveWriter, type Sum } from '../archive/writer.ts';
+import { exists, syncFolder } from '../durable.ts';
+import { errnoOf, GantryError, messageOf } from '../errors.ts';
+import { run } from '../runtime/program.ts';
+import { ImageFolder } from './images.ts';
+
+export type Content = Uint8Array | string | AsyncIterable<Uint8Array>;
+
+/** Where a checkpoint goes. Until {@link finish} has returned there is nothing under its final name that could pass for one. */
+export interface Destination extends AsyncDisposable {
+  /** Folder for CRIU's images. */
+  readonly images: string;
+  /** Folder for CRIU's log and statistics. */
+  readonly work: string;
+  /** What a rollback removes, after a crash as well. */
+  readonly rest: string;
+  /** Before the dump. @param processes how many will be dumped */
+  expect(processes: number): Promise<void>;
+  /** After the dump. @param isWhole false: it has failed. Errors: those of writing what came of it */
+  dumped(isWhole: boolean): Promise<void>;
+  add(name: string, content: Content): Promise<void>;
+  finish(manifest: Omit<Manifest, 'members'>): Promise<void>;
+}
+
+/** A folder: the images stay where CRIU has written them. Nothing in it is summed up but what is small. */
+export class FolderDestination implements Destination {
+  readonly rest: string;
+  readonly #sums = new Map<string, Sum>();
+  #isDone = false;
+
+  private constructor(folder: string) {
+    this.rest = folder;
+  }
+
+  static async open(folder: string): Promise<FolderDestination> {
+    if (await exists(folder)) throw thereAlready(folder, 'name a folder that does not exist yet');
+    try {
+      await mkdir(folder, { mode: 0o700 });
+    } catch (error) {
+      throw cannotMake(folder, error);
+    }
+    const made = new FolderDestination(folder);
+    await mkdir(made.images, { mode: 0o700 });
+    return made;
+  }
+
+  get images(): string {
+    return join(this.rest, IMAGES);
+  }
+
+  get work(): string {
+    return this.rest;
+  }
+
+  expect(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  dumped(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  async add(name: string, content: Content): Promise<void> {
+    if (name === 'stats-dump' || name === 'dump.log') return; // CRIU has put them there
+    const hash = createHash('sha256');
+    let size = 0;
+    await using file = await open(join(this.rest, name), 'wx', 0o600);
+    for await (const piece of pieces(content)) {
+      hash.update(piece);
+      size += piece.length;
+      await file.writeFile(piece);
+    }
+    await file.sync();
+    this.#sums.set(name, { size, sha256: hash.digest('hex') });
+  }
+
+  /** The manifest makes it a checkpoint. */
+  async finish(manifest: Omit<Manifest, 'members'>): Promise<void> {
+    await run('sync', ['-f', this.rest], { timeoutMs: 600_000 });
+    const members = Object.fromEntries(this.#sums);
+    await this.add(MANIFEST, manifestText({ ...manifest, members }));
+    await syncFolder(this.rest);
+    this.#isDone = true;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#isDone) await rm(this.rest, { recursive: true, force: true });
+  }
+}
+
+/** Two images of each process, and some for memory that several share; what comes beyond is written to the folder. */
+const SPARE_PIPES = 16;
+
+/**
+ * An archive, written while CRIU dumps: the pages go from CRIU through FIFOs into the file, once. The other images are
+ * small, and are put into it from a folder in memory.
+ */
+export class ArchiveDestination implements Destination {
+  readonly rest: string;
+  readonly #path: string;
+  readonly #folder: ImageFolder;
+  readonly #file: Awaited<ReturnType<typeof open>>;
+  readonly #output: ArchiveOutput;
+  readonly #writer: ArchiveWriter;
+  readonly #fifos: string[] = [];
+  #pump: Pump | undefined;
+
+  private constructor(
+    path: string,
+    folder: ImageFolder,
+    file: Awaited<ReturnType<typeof open>>,
+    output: ArchiveOutput,
+  ) {
+    this.#path = path;
+    this.rest = partialOf(path);
+    this.#folder = folder;
+    this.#file = file;
+    this.#output = output;
+    this.#writer = new ArchiveWriter(output);
+  }
+
+  static async open(
+    node: Node,
+    operation: string,
+    path: string,
+    options: { readonly compression: Compression; readonly recipients: readonly string[] },
+  ): Promise<ArchiveDestination> {
+    if (await exists(path)) throw thereAlready(path, 'name a file that does not exist yet');
+    const partial = partialOf(path);
+    // One that an agent has left which died: its journal would have removed it by now.
+    await rm(partial, { force: true });
+    const file = await open(partial, 'wx', 0o600).catch((error: unknown) => {
+      throw cannotMake(path, error);
+    });
+    try {
+      const output = await ArchiveOutput.open(file, options.compression, options.recipients);
+      const folder = await ImageFolder.make(node, operation, 'source');
+      await mkdir(folder.images, { mode: 0o700 });
+      return new ArchiveDestination(path, folder, file, output);
+    } catch (error) {
+      await file.close();
+      await rm(partial, { force: true });
+      throw new GantryError('USAGE', `cannot write ${path}: ${messageOf(error)}`, { cause: error });
+    }
+  }
+
+  get images(): string {
+    return this.#folder.images;
+  }
+
+  get work(): string {
+    return this.#folder.path;
+  }
+
+  async expect(processes: number): Promise<void> {
+    await this.#writer.folder(IMAGES);
+    const { raw } = this.#output;
+    // What is compressed or encrypted has to pass through the agent, for which the container would stand still.
+    if (raw === undefined) return;
+    for (let id = 1; id <= 2 * processes + SPARE_PIPES; id++) this.#fifos.push(join(this.images, `pages-${id}.img`));
+    await run('mkfifo', ['-m', '600', ...this.#fifos]);
+    this.#pump = new Pump(this.#fifos, raw.fd, raw.at);
+  }
+
+  async dumped(isWhole: boolean): Promise<void> {
+    const result = await this.#endPump();
+    if (!isWhole) return;
+    if (result !== undefined) await this.#writer.adopt(`${IMAGES}/`, result);
+    for (const name of (await readdir(this.images)).sort()) {
+      const path = join(this.images, name);
+      if ((await stat(path)).isFile()) await this.#writer.addFile(`${IMAGES}/${name}`, path);
+      await rm(path);
+    }
+  }
+
+  async add(name: string, content: Content): Promise<void> {
+    if (typeof content === 'string' || content instanceof Uint8Array) await this.#writer.add(name, content);
+    else if (this.#output.canReserve) await this.#writer.addStream(name, content);
+    else await this.#addBySize(name, content);
+  }
+
+  async finish(manifest: Omit<Manifest, 'members'>): Promise<void> {
+    const members = Object.fromEntries(this.#writer.sums);
+    await this.#writer.add(MANIFEST, manifestText({ ...manifest, members }));
+    await this.#writer.end();
+    await this.#output.end();
+    await this.#file.sync();
+    // Not by renaming, which would replace what somebody else has put there meanwhile.
+    await link(this.rest, this.#path).catch((error: unknown) => {
+      if (errnoOf(error) === 'EEXIST') throw thereAlready(this.#path, 'name a file that does not exist yet');
+      throw error;
+    });
+    await rm(this.rest);
+    await syncFolder(dirname(this.#path));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#endPump().catch(() => undefined);
+    await this.#file.close();
+    await rm(this.rest, { force: true });
+    await this.#folder[Symbol.asyncDispose]();
+  }
+
+  async #endPump() {
+    const pump = this.#pump;
+    this.#pump = undefined;
+    return pump?.end();
+  }
+
+  /** Where nothing can be filled in later: what comes first is how much it is. */
+  async #addBySize(name: string, content: AsyncIterable<Uint8Array>): Promise<void> {
+    const spool = join(this.#folder.path, basename(name));
+    {
+      await using file = await open(spool, 'wx', 0o600);
+      for await (const piece of content) await file.writeFile(piece);
+    }
+    await this.#writer.addFile(name, spool);
+    await rm(spool);
+  }
+}
+
+export function partialOf(path: string): string {
+  return `${path}.partial`;
+}
+
+function manifestText(manifest: Manifest): string {
+  return `${JSON.stringify(manifest, null, 2)}\n`;
+}
+
+async function* pieces(content: Content): AsyncGenerator<Uint8Array> {
+  if (typeof content === 'string') yield Buffer.from(content);
+  else if (content instanceof Uint8Array) yield content;
+  else yield* content;
+}
+
+function thereAlready(path: string, hint: string): GantryError {
+  return new GantryError('USAGE', `${path} exists already`, { hint });
+}
+
+function cannotMake(path: string, error: unknown): GantryError {
+  return new GantryError('USAGE', `cannot make ${path}: ${messageOf(error)}`, {
+    cause: error,
+    hint: 'the folder above it must exist',
+  });
+}

@@ -1,0 +1,175 @@
+import { readFile, stat, statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Node } from '../agent/node.ts';
+import {
+  bad,
+  CONFIG,
+  checkSums,
+  DELETED,
+  IMAGES,
+  LAYER,
+  MANIFEST,
+  type Manifest,
+  parseManifest,
+  SHM,
+  SPEC,
+  VERSION,
+} from '../archive/layout.ts';
+import { type ReadOptions, readArchive } from '../archive/reader.ts';
+import { exists } from '../durable.ts';
+import { GantryError, messageOf } from '../errors.ts';
+import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
+import type { RuntimeSpec } from '../runtime/cri.ts';
+import { ImageFolder } from './images.ts';
+import { unpackLayer } from './layer.ts';
+
+/** Annotations of containerd (internal/cri/annotations). */
+const CONTAINER_NAME = 'io.kubernetes.cri.container-name';
+const IMAGE_NAME = 'io.kubernetes.cri.image-name';
+/** Mounted into every container by the runtime itself. */
+const RUNTIMES_OWN = new Set(['/etc/hosts', '/etc/hostname', '/etc/resolv.conf', '/dev/shm', '/dev/termination-log']);
+/** Of what is free, for what is unpacked. */
+const SHARE = 0.9;
+
+/** A checkpoint that was read and found sound: a folder as it is, an archive unpacked into memory until it is disposed. */
+export class Saved implements AsyncDisposable {
+  readonly manifest: Manifest;
+  /** What was passed over, and the like. */
+  readonly warnings: readonly string[];
+  readonly #folder: string;
+  readonly #owned: ImageFolder | undefined;
+
+  private constructor(folder: string, manifest: Manifest, warnings: readonly string[], owned?: ImageFolder) {
+    this.#folder = folder;
+    this.manifest = manifest;
+    this.warnings = warnings;
+    this.#owned = owned;
+  }
+
+  /** Errors: NOT_FOUND, BAD_ARCHIVE, UNSUPPORTED, NO_SPACE, USAGE for one that is encrypted. */
+  static async open(node: Node, operation: string, path: string, options: ReadOptions): Promise<Saved> {
+    const found = await stat(path).catch((error: unknown) => {
+      throw new GantryError('NOT_FOUND', `there is no checkpoint ${path}: ${messageOf(error)}`, { cause: error });
+    });
+    if (found.isDirectory()) return new Saved(path, await manifestIn(path), []);
+    const folder = await ImageFolder.make(node, operation, 'target');
+    try {
+      const { bavail, bsize } = await statfs(folder.path);
+      const { sums, manifest, ignored } = await readArchive(path, folder.path, {
+        ...options,
+        limit: bavail * bsize * SHARE,
+      });
+      if (!sums.has(SPEC) && manifest === undefined) throw bad(path, `it has neither ${MANIFEST} nor ${SPEC}`);
+      const warnings = ignored.map((name) => `${name} has no meaning here, and was left out`);
+      if (manifest === undefined) {
+        warnings.push('it was not made by gantry: nothing says whether it is as it was made');
+        return new Saved(folder.path, await foreignManifest(path, folder.path), warnings, folder);
+      }
+      const parsed = parseManifest(manifest, path);
+      checkSums(path, parsed, sums);
+      return new Saved(folder.path, parsed, warnings, folder);
+    } catch (error) {
+      await folder[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** Of CRIU's images. */
+  get images(): string {
+    return join(this.#folder, IMAGES);
+  }
+
+  get config(): ContainerConfig {
+    return ContainerConfig.decode(Buffer.from(this.manifest.container.config, 'base64'));
+  }
+
+  get sandboxConfig(): PodSandboxConfig {
+    return PodSandboxConfig.decode(Buffer.from(this.manifest.sandbox.config, 'base64'));
+  }
+
+  /** Puts the files that the container had written into another one, which was not started yet. */
+  async unpackLayer(upper: string, allowsSetuid: boolean): Promise<void> {
+    const file = join(this.#folder, LAYER);
+    if (!(await exists(file))) return;
+    const listed = join(this.#folder, DELETED);
+    const deleted = (await exists(listed)) ? (JSON.parse(await readFile(listed, 'utf8')) as string[]) : [];
+    await unpackLayer(file, upper, { allowsSetuid, deleted });
+  }
+
+  /** Fills a pod's /dev/shm, when it is empty: containers that run there may have put something into it. */
+  async unpackShm(folder: string): Promise<void> {
+    const file = join(this.#folder, SHM);
+    if (!(await exists(file))) return;
+    await unpackLayer(file, folder, { allowsSetuid: false });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#owned?.[Symbol.asyncDispose]();
+  }
+}
+
+async function manifestIn(folder: string): Promise<Manifest> {
+  const text = await readFile(join(folder, MANIFEST), 'utf8').catch((error: unknown) => {
+    throw new GantryError('NOT_FOUND', `${folder} holds no checkpoint (no ${MANIFEST})`, { cause: error });
+  });
+  if (!(await exists(join(folder, IMAGES)))) {
+    throw new GantryError('NOT_FOUND', `${folder} holds no checkpoint (no folder ${IMAGES})`);
+  }
+  return parseManifest(text, folder);
+}
+
+/** What can be known of a container from what Podman, CRI-O and containerd write. */
+async function foreignManifest(path: string, folder: string): Promise<Manifest> {
+  const read = async <T>(name: string): Promise<T> => {
+    try {
+      return JSON.parse(await readFile(join(folder, name), 'utf8')) as T;
+    } catch (error) {
+      throw bad(path, `its ${name} cannot be read: ${messageOf(error)}`);
+    }
+  };
+  const spec = await read<RuntimeSpec>(SPEC);
+  const dumped = await read<{ id?: string; name?: string; rootfsImageRef?: string; rootfsImageName?: string }>(CONFIG);
+  const annotations = spec.annotations ?? {};
+  const name = annotations[CONTAINER_NAME] ?? dumped.name ?? '';
+  const image = dumped.rootfsImageName ?? annotations[IMAGE_NAME] ?? '';
+  const volumes = (spec.mounts ?? []).filter(
+    ({ destination, type, source }) => type === 'bind' && source !== '' && !RUNTIMES_OWN.has(destination),
+  );
+  if (volumes.length > 0) {
+    const paths = volumes.map(({ destination }) => destination).join(', ');
+    throw new GantryError('NOT_FITTING', `${path} has mounts of which only its runtime knows: ${paths}`, {
+      hint: 'gantry swap --checkpoint puts it into a container that has them',
+    });
+  }
+  const { args = [], env = [], cwd = '' } = spec.process ?? {};
+  const config = ContainerConfig.fromPartial({
+    metadata: { name, attempt: 0 },
+    image: { image },
+    command: [...args],
+    workingDir: cwd,
+    envs: env.map((variable) => {
+      const [key = '', ...value] = variable.split('=');
+      return { key, value: Buffer.from(value.join('=')) };
+    }),
+    labels: { 'io.kubernetes.container.name': name },
+    logPath: `${name}/0.log`,
+    linux: { securityContext: { namespaceOptions: { pid: 1 } } },
+  });
+  return {
+    version: VERSION,
+    created: '',
+    node: { name: '', architecture: '', kernel: '' },
+    criu: '',
+    container: { id: dumped.id ?? '', name, config: base64(ContainerConfig.encode(config).finish()) },
+    sandbox: { id: '', name: '', namespace: '', runtimeHandler: '', config: '', addresses: [] },
+    image: { name: image, id: dumped.rootfsImageRef ?? image },
+    // CRIU takes what is in its images; without connections this changes nothing.
+    tcp: 'established',
+    processes: 1,
+    members: {},
+  };
+}
+
+function base64(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('base64');
+}

@@ -1,0 +1,103 @@
+import type { PagemapEntry } from '../gen/criu.ts';
+import { badImage } from './cursor.ts';
+import type { ImageSet } from './image-set.ts';
+import { fileOf } from './kinds.ts';
+
+/** Bits of pagemap_entry.flags: CRIU's criu/include/pagemap.h. */
+const PARENT = 1;
+const LAZY = 2;
+const PRESENT = 4;
+
+/** Where the bytes of a range are: in the pages image, in that of an earlier dump, or still with the process. */
+export type Whereabouts = 'present' | 'parent' | 'lazy' | 'absent';
+
+/** A run of pages that are in one place. */
+export interface PageRun {
+  /** Addresses of the process; offsets in a segment of shared memory. */
+  readonly start: bigint;
+  readonly end: bigint;
+  readonly where: Whereabouts;
+  /** Of its first byte in the pages image; only meaningful when it is present. */
+  readonly offset: number;
+}
+
+export interface PageMap {
+  /** The file with the bytes ("pages-1.img"). */
+  readonly pages: string;
+  /** In bytes. */
+  readonly pageSize: number;
+  /** In the order of the addresses, without overlaps. */
+  readonly runs: readonly PageRun[];
+  /** How many bytes of the pages image belong to it. */
+  readonly bytes: number;
+}
+
+export type PageMapKind = 'PAGEMAP' | 'SHMEM_PAGEMAP';
+
+/** undefined when the checkpoint does not have it: of a process that has ended, of memory nobody has written. */
+export async function readPageMap(
+  images: ImageSet,
+  kind: PageMapKind,
+  id: number | bigint | string,
+  pageSize: number,
+): Promise<PageMap | undefined> {
+  const image = await images.read(kind, id);
+  if (image === undefined) return undefined;
+  const file = fileOf(kind, id);
+  const runs: PageRun[] = [];
+  let offset = 0;
+  let last = 0n;
+  for (const entry of image.entries) {
+    const run = runOf(entry, pageSize, offset);
+    if (run.start < last) throw badImage(file, `pages at 0x${run.start.toString(16)} are told twice or out of order`);
+    last = run.end;
+    runs.push(run);
+    if (run.where === 'present') offset += Number(run.end - run.start);
+    if (!Number.isSafeInteger(offset)) throw badImage(file, 'it tells of more pages than any file holds');
+  }
+  return { pages: pagesFile(image.head?.pages_id), pageSize, runs, bytes: offset };
+}
+
+function runOf(entry: PagemapEntry, pageSize: number, offset: number): PageRun {
+  // CRIU before 4.2 counts in 32 bits.
+  const pages = entry.nr_pages ?? BigInt(entry.compat_nr_pages);
+  return { start: entry.vaddr, end: entry.vaddr + pages * BigInt(pageSize), where: whereaboutsOf(entry), offset };
+}
+
+/** Old CRIU (2.x) has no flags, only a field that says "in the parent". */
+function whereaboutsOf({ flags, in_parent }: PagemapEntry): Whereabouts {
+  if (flags === undefined) return in_parent ? 'parent' : 'present';
+  if (flags & PRESENT) return 'present';
+  if (flags & PARENT) return 'parent';
+  return flags & LAZY ? 'lazy' : 'absent';
+}
+
+function pagesFile(id = 0): string {
+  return `pages-${id}.img`;
+}
+
+/** For each of some ranges, in order and without overlaps: how many bytes of it are present. */
+export function presentBytes(
+  map: PageMap,
+  ranges: readonly { readonly start: bigint; readonly end: bigint }[],
+): number[] {
+  let index = 0;
+  return ranges.map(({ start, end }) => {
+    let bytes = 0n;
+    for (let run = map.runs[index]; run !== undefined && run.start < end; run = map.runs[index]) {
+      if (run.where === 'present' && run.end > start) bytes += min(run.end, end) - max(run.start, start);
+      // It may reach into the next range.
+      if (run.end > end) break;
+      index++;
+    }
+    return Number(bytes);
+  });
+}
+
+export function min(one: bigint, other: bigint): bigint {
+  return one < other ? one : other;
+}
+
+export function max(one: bigint, other: bigint): bigint {
+  return one > other ? one : other;
+}
