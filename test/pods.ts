@@ -17,11 +17,12 @@ export interface PodOptions {
   /** Labels of the sandbox; a kubelet's pod has io.kubernetes.pod.uid. */
   labels?: Record<string, string>;
   mounts?: { hostPath: string; containerPath: string }[];
+  runtimeHandler?: string;
 }
 
 /** Runs a pod of one container through CRI, as a kubelet would, and tells its address. */
 export async function runPod(socket: string, nodePid: number, options: PodOptions): Promise<Pod> {
-  const { name, image, command = [], labels = {}, mounts = [] } = options;
+  const { name, image, command = [], labels = {}, mounts = [], runtimeHandler = '' } = options;
   using cri = new Cri(socket);
   const uid = randomUUID();
   const sandboxConfig = PodSandboxConfig.fromPartial({
@@ -31,7 +32,7 @@ export async function runPod(socket: string, nodePid: number, options: PodOption
     labels,
     linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.CONTAINER } } },
   });
-  const sandbox = await cri.runSandbox(sandboxConfig, '');
+  const sandbox = await cri.runSandbox(sandboxConfig, runtimeHandler);
   const config = ContainerConfig.fromPartial({
     metadata: { name, attempt: 0 },
     image: { image },

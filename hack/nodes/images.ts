@@ -110,6 +110,7 @@ async function busyboxFiles(root: string): Promise<Entry[]> {
     await program(root, '/bin/busybox', 'bin/busybox'),
     ...applets.map((name): Entry => ({ path: `bin/${name}`, type: 'link', target: 'busybox' })),
     text('etc/passwd', 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n'),
+    text('srv/old', 'a file of the image\n'),
     text('etc/group', 'root:x:0:\nnogroup:x:65534:\n'),
     { path: 'root', type: 'folder', mode: 0o700 },
     { path: 'tmp', type: 'folder', mode: 0o1777 },

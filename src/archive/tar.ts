@@ -162,6 +162,12 @@ function writeNumber(block: Buffer, value: number, at: number, width: number): v
   block[at] = (block[at] ?? 0) | 0x80;
 }
 
+/** Bytes in their order. One that has `skip` passes over bytes that nobody asks for without reading them. */
+export interface TarSource extends AsyncIterable<Uint8Array> {
+  /** Over so many bytes from where it has read to; beyond its end there is nothing. */
+  skip?(bytes: number): void;
+}
+
 /** Reads what others have written, and believes none of it. */
 export class TarReader {
   readonly #where: string;
@@ -170,9 +176,14 @@ export class TarReader {
   #padding = 0;
 
   /** @param where what it is called in errors */
-  constructor(source: AsyncIterable<Uint8Array>, where: string) {
+  constructor(source: TarSource, where: string) {
     this.#where = where;
     this.#bytes = new ByteReader(source, where);
+  }
+
+  /** Bytes from the beginning of the archive to what is read next: after {@link next}, to the member's content. */
+  get position(): number {
+    return this.#bytes.position;
   }
 
   /** The next member; undefined at the end. What was not read of the one before is skipped. Errors: BAD_ARCHIVE. */
@@ -255,8 +266,8 @@ export class TarReader {
   }
 
   async #skip(): Promise<void> {
-    for await (const _ of this.content());
-    if (this.#padding > 0) await this.#exactly(this.#padding);
+    await this.#bytes.skip(this.#left + this.#padding);
+    this.#left = 0;
     this.#padding = 0;
   }
 
@@ -318,12 +329,23 @@ function text(bytes: Buffer): string {
 class ByteReader {
   position = 0;
   readonly #where: string;
-  readonly #source: AsyncIterator<Uint8Array>;
+  readonly #source: TarSource;
+  readonly #iterator: AsyncIterator<Uint8Array>;
   #piece: Buffer = Buffer.alloc(0);
 
-  constructor(source: AsyncIterable<Uint8Array>, where: string) {
+  constructor(source: TarSource, where: string) {
     this.#where = where;
-    this.#source = source[Symbol.asyncIterator]();
+    this.#source = source;
+    this.#iterator = source[Symbol.asyncIterator]();
+  }
+
+  /** Errors: BAD_ARCHIVE at the end; where the source passes over bytes, whoever reads next finds that out. */
+  async skip(length: number): Promise<void> {
+    let left = length;
+    while (left > 0 && (this.#piece.length > 0 || this.#source.skip === undefined)) left -= (await this.some(left)).length;
+    if (left === 0) return;
+    this.#source.skip?.(left);
+    this.position += left;
   }
 
   /** So many bytes; undefined when fewer are left. */
@@ -349,7 +371,7 @@ class ByteReader {
 
   async #upTo(most: number): Promise<Buffer | undefined> {
     while (this.#piece.length === 0) {
-      const { value, done } = await this.#source.next();
+      const { value, done } = await this.#iterator.next();
       if (done === true) return undefined;
       this.#piece = Buffer.from(value.buffer, value.byteOffset, value.length);
     }

@@ -14,8 +14,10 @@ import { addressesOf } from '../network/address.ts';
 import { writableLayer } from '../runtime/containerd.ts';
 import type { SandboxDetail } from '../runtime/cri.ts';
 import { checkLines, criuVersion } from '../runtime/criu.ts';
+import { checkFits, thisHost } from './fits.ts';
 import { networkOf } from './freeze.ts';
 import { PoisedContainer, verifyRunning } from './restore-container.ts';
+import { checkRights } from './rights.ts';
 import { Saved } from './saved.ts';
 
 /**
@@ -33,6 +35,7 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
   const { manifest } = saved;
   await operation.phase('check', async () => {
     await criuVersion();
+    await checkFits(saved.images, await thisHost());
     await checkImage(node, manifest);
   });
   const made = request.newSandbox === '' ? undefined : newSandboxOf(saved, request.newSandbox);
@@ -61,6 +64,7 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
       node.cri.createContainer(sandbox.id, configFor(saved, entry), sandbox.config, operation.signal),
     );
     const { snapshotter, snapshotKey, spec } = await node.cri.describe(container);
+    await checkRights(saved.images, spec);
     await operation.phase('restore files', async () => {
       const upper = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
       await saved.unpackLayer(upper, request.allowSetuid);

@@ -45,7 +45,18 @@ export interface ContainerDetail {
 /** What is read of it; whoever writes it down writes all of it. */
 export interface RuntimeSpec {
   readonly annotations?: Readonly<Record<string, string>>;
-  readonly process?: { readonly args?: readonly string[]; readonly env?: readonly string[]; readonly cwd?: string };
+  readonly process?: {
+    readonly args?: readonly string[];
+    readonly env?: readonly string[];
+    readonly cwd?: string;
+    readonly user?: { readonly uid?: number; readonly gid?: number; readonly additionalGids?: readonly number[] };
+    readonly capabilities?: { readonly bounding?: readonly string[] };
+    readonly rlimits?: readonly { readonly type: string; readonly hard: number }[];
+    readonly noNewPrivileges?: boolean;
+    readonly apparmorProfile?: string;
+    readonly selinuxLabel?: string;
+  };
+  readonly linux?: { readonly seccomp?: unknown };
   readonly mounts?: readonly { readonly destination: string; readonly source?: string; readonly type?: string }[];
 }
 

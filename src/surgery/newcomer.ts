@@ -1,7 +1,9 @@
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import type { TcpMode } from '../archive/layout.ts';
+import { checkFits, thisHost } from '../checkpoint/fits.ts';
 import { checkImage } from '../checkpoint/restore.ts';
+import { checkRights } from '../checkpoint/rights.ts';
 import { Saved } from '../checkpoint/saved.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { ContainerConfig, ImageSpec } from '../gen/cri.ts';
@@ -79,6 +81,7 @@ async function fromCheckpoint(
   const saved = await Saved.open(node, operation.id, path, { signal: operation.signal });
   try {
     const { manifest } = saved;
+    await checkFits(saved.images, await thisHost());
     await checkImage(node, manifest);
     const here = new Set(base.mounts.map(({ containerPath }) => containerPath));
     const missing = saved.config.mounts
@@ -93,7 +96,8 @@ async function fromCheckpoint(
       images: saved.images,
       tcp: manifest.tcp,
       async files(id: string): Promise<void> {
-        const { snapshotter, snapshotKey } = await node.cri.describe(id);
+        const { snapshotter, snapshotKey, spec } = await node.cri.describe(id);
+        await checkRights(saved.images, spec);
         const upper = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
         await saved.unpackLayer(upper, true);
       },

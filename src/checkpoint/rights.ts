@@ -1,0 +1,83 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type Credentials, credentialsOf, limitsOf } from '../criu/credentials.ts';
+import { decodeImage } from '../criu/image.ts';
+import { GantryError } from '../errors.ts';
+import type { RuntimeSpec } from '../runtime/cri.ts';
+
+/**
+ * Compares what the threads of a checkpoint are allowed, by its images, with what the container that they are to run in
+ * allows: CRIU gives them whatever the images say. Errors: NOT_ALLOWED, with all that is too much; BAD_ARCHIVE.
+ *
+ * @param images folder of CRIU's images
+ * @param spec of the container, as the runtime has made it of the request
+ */
+export async function checkRights(images: string, spec: RuntimeSpec): Promise<void> {
+  const excesses = new Set<string>();
+  for (const name of (await readdir(images)).filter((one) => /^(core|creds)-\d+\.img$/.test(one))) {
+    const bytes = await readFile(join(images, name));
+    const excess = name.startsWith('core-') ? ofCore(name, bytes, spec) : ofCredentials(name, bytes, spec);
+    for (const one of excess) excesses.add(one);
+  }
+  if (excesses.size === 0) return;
+  const most = [...excesses].slice(0, 5).join('; ');
+  throw new GantryError('NOT_ALLOWED', `the checkpoint has more rights than its container: ${most}`, {
+    hint: 'give the container the security context that the checkpoint was made with, or distrust the checkpoint',
+  });
+}
+
+function ofCore(name: string, bytes: Buffer, spec: RuntimeSpec): string[] {
+  return decodeImage(name, bytes, 'CORE').entries.flatMap((core) => {
+    const creds = core.thread_core?.creds;
+    const seccomp = core.thread_core?.seccomp_mode ?? core.tc?.old_seccomp_mode ?? 'disabled';
+    return [
+      ...(creds === undefined ? [] : excessOf(credentialsOf(creds, core), spec)),
+      ...(spec.linux?.seccomp !== undefined && seccomp === 'disabled' ? ['a thread without seccomp'] : []),
+      ...limitsOf(core).flatMap(({ resource, hard }) => {
+        const allowed = spec.process?.rlimits?.find(({ type }) => type === `RLIMIT_${resource.toUpperCase()}`)?.hard;
+        const isMore = allowed !== undefined && (hard === 'unlimited' ? !isUnlimited(allowed) : hard > BigInt(allowed));
+        return isMore ? [`a limit of ${hard} for ${resource}, where ${allowed} is allowed`] : [];
+      }),
+    ];
+  });
+}
+
+function ofCredentials(name: string, bytes: Buffer, spec: RuntimeSpec): string[] {
+  const none = { tc: undefined, thread_core: undefined } as unknown as Parameters<typeof credentialsOf>[1];
+  return decodeImage(name, bytes, 'CREDS').entries.flatMap((creds) => excessOf(credentialsOf(creds, none), spec));
+}
+
+function excessOf(credentials: Credentials, { process }: RuntimeSpec): string[] {
+  const allowed = new Set((process?.capabilities?.bounding ?? []).map((name) => name.replace(/^CAP_/, '')));
+  const held = new Set(Object.values(credentials.capabilities).flat());
+  const capabilities = [...held].filter((name) => !allowed.has(name)).map((name) => `CAP_${name}`);
+  // Who may become anybody may be anybody.
+  const users = allowed.has('SETUID') ? [] : foreign(Object.values(credentials.uids), [process?.user?.uid ?? 0]);
+  const gids = [process?.user?.gid ?? 0, ...(process?.user?.additionalGids ?? [])];
+  const groups = allowed.has('SETGID')
+    ? []
+    : foreign([...Object.values(credentials.gids), ...credentials.groups], gids);
+  const profile = process?.apparmorProfile || process?.selinuxLabel || '';
+  return [
+    ...capabilities,
+    ...users.map((uid) => `user ${uid}`),
+    ...groups.map((gid) => `group ${gid}`),
+    ...(process?.noNewPrivileges === true && !credentials.noNewPrivileges ? ['a thread that may gain privileges'] : []),
+    ...(profile !== '' && profile !== 'unconfined' && !isConfined(credentials, profile)
+      ? [`a thread of profile ${credentials.lsmProfile ?? 'none'}, where ${profile} is asked for`]
+      : []),
+  ];
+}
+
+function foreign(ids: readonly number[], own: readonly number[]): number[] {
+  return [...new Set(ids)].filter((id) => !own.includes(id));
+}
+
+/** AppArmor adds its mode: "profile (enforce)". */
+function isConfined({ lsmProfile = '' }: Credentials, profile: string): boolean {
+  return lsmProfile === profile || lsmProfile.startsWith(`${profile} `);
+}
+
+function isUnlimited(limit: number): boolean {
+  return limit >= Number(0xffff_ffff_ffff_ffffn);
+}
