@@ -27,7 +27,7 @@ export const MANIFEST = 'gantry.json';
 
 const TOP = new Set([
   ...[LAYER, DELETED, SHM, CONFIG, SPEC, STATUS, CONTAINERD_STATUS, LOG, STATISTICS, DUMP_LOG, MANIFEST],
-  ...['network.status', 'bind.mounts', 'restore.log'],
+  ...['network.status', 'bind.mounts', 'restore.log', 'pod.options', 'pod.dump'],
 ]);
 const IN_IMAGES = /^checkpoint\/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
@@ -73,9 +73,20 @@ export interface Manifest {
 
 /** Errors: BAD_ARCHIVE; UNSUPPORTED, for a version not known here. @param where for the error */
 export function parseManifest(text: string, where: string): Manifest {
-  let manifest: Manifest;
+  const manifest = parseVersioned<Manifest>(text, where);
+  const isWhole =
+    [manifest.container?.name, manifest.container?.config, manifest.image?.id, manifest.sandbox?.config].every(
+      (field) => typeof field === 'string',
+    ) && typeof manifest.members === 'object';
+  if (!isWhole) throw bad(where, `its ${MANIFEST} lacks fields`);
+  return manifest;
+}
+
+/** What every manifest has in common. Errors: BAD_ARCHIVE, UNSUPPORTED. */
+export function parseVersioned<T extends { readonly version: number }>(text: string, where: string): T {
+  let manifest: T;
   try {
-    manifest = JSON.parse(text) as Manifest;
+    manifest = JSON.parse(text) as T;
   } catch (error) {
     throw bad(where, `its ${MANIFEST} is no JSON: ${messageOf(error)}`);
   }
@@ -86,11 +97,6 @@ export function parseManifest(text: string, where: string): Manifest {
       `${where} is a checkpoint of version ${manifest.version}; ${VERSION} is known here`,
     );
   }
-  const isWhole =
-    [manifest.container?.name, manifest.container?.config, manifest.image?.id, manifest.sandbox?.config].every(
-      (field) => typeof field === 'string',
-    ) && typeof manifest.members === 'object';
-  if (!isWhole) throw bad(where, `its ${MANIFEST} lacks fields`);
   return manifest;
 }
 

@@ -8,6 +8,7 @@ import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { Decrypter } from 'age-encryption';
 import { errnoOf, GantryError, messageOf } from '../errors.ts';
 import { bad, IMAGES, isKnown, MANIFEST } from './layout.ts';
+import { containerOf, POD_OPTIONS } from './pod.ts';
 import { type TarMember, TarReader } from './tar.ts';
 import type { Sum } from './writer.ts';
 
@@ -28,6 +29,8 @@ export interface ReadOptions {
 }
 
 export interface Unpacked {
+  /** Of a pod's archive: what is in those of its containers, each in a folder of its name. */
+  readonly containers: ReadonlyMap<string, Unpacked>;
   readonly sums: ReadonlyMap<string, Sum>;
   /** Text of the manifest, if there is one. */
   readonly manifest: string | undefined;
@@ -46,39 +49,67 @@ export async function readArchive(
   into: string | undefined,
   options: ReadOptions = {},
 ): Promise<Unpacked> {
-  const { limit = Number.MAX_SAFE_INTEGER } = options;
-  const sums = new Map<string, Sum>();
-  const ignored: string[] = [];
-  let manifest: string | undefined;
-  let total = 0;
-  if (into !== undefined) await mkdir(join(into, IMAGES), { mode: 0o700 });
-  const tar = new TarReader(contentOf(path, options), path);
-  for (let count = 0; ; count++) {
-    options.signal?.throwIfAborted();
-    const member = await tar.next();
-    if (member === undefined) return { sums, manifest, ignored };
-    if (count === MAX_MEMBERS) throw bad(path, `it has more than ${MAX_MEMBERS} members`);
-    const name = nameOf(path, member);
-    if (member.type === 'folder') continue;
-    if (member.type !== 'file') throw bad(path, `${JSON.stringify(name)} is a ${member.type}`);
-    if (!isKnown(name)) {
-      ignored.push(name);
-      continue;
+  return new Reading(path, options).read(new TarReader(contentOf(path, options), path), path, into, true);
+}
+
+class Reading {
+  readonly #options: ReadOptions;
+  readonly #path: string;
+  #bytes = 0;
+  #members = 0;
+
+  constructor(path: string, options: ReadOptions) {
+    this.#path = path;
+    this.#options = options;
+  }
+
+  /** @param where the archive, or the one in it */
+  async read(tar: TarReader, where: string, into: string | undefined, mayBePod: boolean): Promise<Unpacked> {
+    const sums = new Map<string, Sum>();
+    const containers = new Map<string, Unpacked>();
+    const ignored: string[] = [];
+    let manifest: string | undefined;
+    if (into !== undefined) await mkdir(join(into, IMAGES), { mode: 0o700 });
+    for (let member = await tar.next(); member !== undefined; member = await tar.next()) {
+      this.#options.signal?.throwIfAborted();
+      if (++this.#members > MAX_MEMBERS) throw bad(this.#path, `it has more than ${MAX_MEMBERS} members`);
+      const name = nameOf(where, member);
+      if (member.type === 'folder') continue;
+      if (member.type !== 'file') throw bad(where, `${JSON.stringify(name)} is a ${member.type}`);
+      if (sums.has(name) || containers.has(name)) throw bad(where, `${name} is in it twice`);
+      const container = mayBePod && sums.has(POD_OPTIONS) ? containerOf(name) : undefined;
+      if (container !== undefined) {
+        if (containers.has(container)) throw bad(where, `${name} is in it twice`);
+        const folder = into === undefined ? undefined : join(into, container);
+        if (folder !== undefined) await mkdir(folder, { mode: 0o700 });
+        const inner = `${where}: ${name}`;
+        containers.set(container, await this.read(new TarReader(tar.content(), inner), inner, folder, false));
+        continue;
+      }
+      if (!isKnown(name)) {
+        ignored.push(name);
+        continue;
+      }
+      this.#count(member.size);
+      if (name === MANIFEST) {
+        const bytes = await tar.whole(MAX_MANIFEST_BYTES);
+        manifest = bytes.toString();
+        sums.set(name, { size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') });
+        if (into !== undefined) await keep(join(into, name), [bytes]);
+      } else {
+        sums.set(name, await keep(into === undefined ? undefined : join(into, name), tar.content()));
+      }
     }
-    if (sums.has(name)) throw bad(path, `${name} is in it twice`);
-    total += member.size;
-    if (total > limit) {
-      throw new GantryError('NO_SPACE', `${path} unpacks to more than ${Math.floor(limit / 1024 / 1024)} MiB`, {
+    return { sums, manifest, ignored, containers };
+  }
+
+  #count(size: number): void {
+    const { limit = Number.MAX_SAFE_INTEGER } = this.#options;
+    this.#bytes += size;
+    if (this.#bytes > limit) {
+      throw new GantryError('NO_SPACE', `${this.#path} unpacks to more than ${Math.floor(limit / 1024 / 1024)} MiB`, {
         hint: 'free space, or set imageDir to a larger filesystem',
       });
-    }
-    if (name === MANIFEST) {
-      const bytes = await tar.whole(MAX_MANIFEST_BYTES);
-      manifest = bytes.toString();
-      sums.set(name, { size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') });
-      if (into !== undefined) await keep(join(into, name), [bytes]);
-    } else {
-      sums.set(name, await keep(into === undefined ? undefined : join(into, name), tar.content()));
     }
   }
 }

@@ -342,7 +342,8 @@ class ByteReader {
   /** Errors: BAD_ARCHIVE at the end; where the source passes over bytes, whoever reads next finds that out. */
   async skip(length: number): Promise<void> {
     let left = length;
-    while (left > 0 && (this.#piece.length > 0 || this.#source.skip === undefined)) left -= (await this.some(left)).length;
+    while (left > 0 && (this.#piece.length > 0 || this.#source.skip === undefined))
+      left -= (await this.some(left)).length;
     if (left === 0) return;
     this.#source.skip?.(left);
     this.position += left;

@@ -75,6 +75,16 @@ export class ArchiveWriter {
     this.#output.advance(at);
   }
 
+  /** An archive in this one, which `write` writes into the same output. Its own manifest has its sums. */
+  async nest(name: string, write: () => Promise<void>): Promise<void> {
+    const header = await this.#output.reserve(headerBlock({ name }).length);
+    const began = this.#output.bytes;
+    await write();
+    const size = this.#output.bytes - began;
+    await this.#pad(size);
+    await header.fill(this.#header(name, size));
+  }
+
   /** The end mark. The output stays open. */
   async end(): Promise<void> {
     await this.#output.write(END);

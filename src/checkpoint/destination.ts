@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { link, mkdir, open, readdir, rm, stat } from 'node:fs/promises';
+import { type FileHandle, link, mkdir, open, readdir, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import { IMAGES, MANIFEST, type Manifest } from '../archive/layout.ts';
@@ -13,7 +13,7 @@ import { ImageFolder } from './images.ts';
 
 export type Content = Uint8Array | string | AsyncIterable<Uint8Array>;
 
-/** Where a checkpoint goes. Until {@link finish} has returned there is nothing under its final name that could pass for one. */
+/** Where the state of one container goes. */
 export interface Destination extends AsyncDisposable {
   /** Folder for CRIU's images. */
   readonly images: string;
@@ -26,6 +26,7 @@ export interface Destination extends AsyncDisposable {
   /** After the dump. @param isWhole false: it has failed. Errors: those of writing what came of it */
   dumped(isWhole: boolean): Promise<void>;
   add(name: string, content: Content): Promise<void>;
+  /** After everything was added. */
   finish(manifest: Omit<Manifest, 'members'>): Promise<void>;
 }
 
@@ -33,6 +34,7 @@ export interface Destination extends AsyncDisposable {
 export class FolderDestination implements Destination {
   readonly rest: string;
   readonly #sums = new Map<string, Sum>();
+  #manifest = '';
   #isDone = false;
 
   private constructor(folder: string) {
@@ -81,11 +83,15 @@ export class FolderDestination implements Destination {
     this.#sums.set(name, { size, sha256: hash.digest('hex') });
   }
 
-  /** The manifest makes it a checkpoint. */
-  async finish(manifest: Omit<Manifest, 'members'>): Promise<void> {
+  finish(manifest: Omit<Manifest, 'members'>): Promise<void> {
+    this.#manifest = manifestText({ ...manifest, members: Object.fromEntries(this.#sums) });
+    return Promise.resolve();
+  }
+
+  /** Makes it a checkpoint: the manifest comes when everything else is on the disk. */
+  async seal(): Promise<void> {
     await run('sync', ['-f', this.rest], { timeoutMs: 600_000 });
-    const members = Object.fromEntries(this.#sums);
-    await this.add(MANIFEST, manifestText({ ...manifest, members }));
+    await this.add(MANIFEST, this.#manifest);
     await syncFolder(this.rest);
     this.#isDone = true;
   }
@@ -95,60 +101,83 @@ export class FolderDestination implements Destination {
   }
 }
 
+/** A new archive, under another name until it is whole. */
+export class ArchiveFile implements AsyncDisposable {
+  readonly output: ArchiveOutput;
+  /** What it is called meanwhile. */
+  readonly partial: string;
+  readonly #path: string;
+  readonly #file: FileHandle;
+
+  private constructor(path: string, file: FileHandle, output: ArchiveOutput) {
+    this.#path = path;
+    this.partial = partialOf(path);
+    this.#file = file;
+    this.output = output;
+  }
+
+  static async open(path: string, compression: Compression, recipients: readonly string[]): Promise<ArchiveFile> {
+    if (await exists(path)) throw thereAlready(path, 'name a file that does not exist yet');
+    // One that an agent has left which died: its journal would have removed it by now.
+    await rm(partialOf(path), { force: true });
+    const file = await open(partialOf(path), 'wx', 0o600).catch((error: unknown) => {
+      throw cannotMake(path, error);
+    });
+    try {
+      return new ArchiveFile(path, file, await ArchiveOutput.open(file, compression, recipients));
+    } catch (error) {
+      await file.close();
+      await rm(partialOf(path), { force: true });
+      throw new GantryError('USAGE', `cannot encrypt ${path}: ${messageOf(error)}`, { cause: error });
+    }
+  }
+
+  async finish(): Promise<void> {
+    await this.output.end();
+    await this.#file.sync();
+    // Not by renaming, which would replace what somebody else has put there meanwhile.
+    await link(this.partial, this.#path).catch((error: unknown) => {
+      if (errnoOf(error) === 'EEXIST') throw thereAlready(this.#path, 'name a file that does not exist yet');
+      throw error;
+    });
+    await rm(this.partial);
+    await syncFolder(dirname(this.#path));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#file.close();
+    await rm(this.partial, { force: true });
+  }
+}
+
 /** Two images of each process, and some for memory that several share; what comes beyond is written to the folder. */
 const SPARE_PIPES = 16;
 
 /**
- * An archive, written while CRIU dumps: the pages go from CRIU through FIFOs into the file, once. The other images are
- * small, and are put into it from a folder in memory.
+ * A container's archive, written while CRIU dumps: the pages go from CRIU through FIFOs into the file, once. The other
+ * images are small, and are put into it from a folder in memory. It is alone in its file, or one member of a pod's.
  */
 export class ArchiveDestination implements Destination {
   readonly rest: string;
-  readonly #path: string;
+  /** Text of the manifest, once it is finished. */
+  manifest = '';
   readonly #folder: ImageFolder;
-  readonly #file: Awaited<ReturnType<typeof open>>;
   readonly #output: ArchiveOutput;
   readonly #writer: ArchiveWriter;
   readonly #fifos: string[] = [];
   #pump: Pump | undefined;
 
-  private constructor(
-    path: string,
-    folder: ImageFolder,
-    file: Awaited<ReturnType<typeof open>>,
-    output: ArchiveOutput,
-  ) {
-    this.#path = path;
-    this.rest = partialOf(path);
+  private constructor(archive: ArchiveFile, folder: ImageFolder) {
+    this.rest = archive.partial;
     this.#folder = folder;
-    this.#file = file;
-    this.#output = output;
-    this.#writer = new ArchiveWriter(output);
+    this.#output = archive.output;
+    this.#writer = new ArchiveWriter(archive.output);
   }
 
-  static async open(
-    node: Node,
-    operation: string,
-    path: string,
-    options: { readonly compression: Compression; readonly recipients: readonly string[] },
-  ): Promise<ArchiveDestination> {
-    if (await exists(path)) throw thereAlready(path, 'name a file that does not exist yet');
-    const partial = partialOf(path);
-    // One that an agent has left which died: its journal would have removed it by now.
-    await rm(partial, { force: true });
-    const file = await open(partial, 'wx', 0o600).catch((error: unknown) => {
-      throw cannotMake(path, error);
-    });
-    try {
-      const output = await ArchiveOutput.open(file, options.compression, options.recipients);
-      const folder = await ImageFolder.make(node, operation, 'source');
-      await mkdir(folder.images, { mode: 0o700 });
-      return new ArchiveDestination(path, folder, file, output);
-    } catch (error) {
-      await file.close();
-      await rm(partial, { force: true });
-      throw new GantryError('USAGE', `cannot write ${path}: ${messageOf(error)}`, { cause: error });
-    }
+  static async open(node: Node, operation: string, archive: ArchiveFile): Promise<ArchiveDestination> {
+    const folder = await ImageFolder.make(node, operation, 'source');
+    await mkdir(folder.images, { mode: 0o700 });
+    return new ArchiveDestination(archive, folder);
   }
 
   get images(): string {
@@ -157,6 +186,11 @@ export class ArchiveDestination implements Destination {
 
   get work(): string {
     return this.#folder.path;
+  }
+
+  /** Of the archive so far. */
+  get bytes(): number {
+    return this.#writer.bytes;
   }
 
   async expect(processes: number): Promise<void> {
@@ -188,23 +222,13 @@ export class ArchiveDestination implements Destination {
 
   async finish(manifest: Omit<Manifest, 'members'>): Promise<void> {
     const members = Object.fromEntries(this.#writer.sums);
-    await this.#writer.add(MANIFEST, manifestText({ ...manifest, members }));
+    this.manifest = manifestText({ ...manifest, members });
+    await this.#writer.add(MANIFEST, this.manifest);
     await this.#writer.end();
-    await this.#output.end();
-    await this.#file.sync();
-    // Not by renaming, which would replace what somebody else has put there meanwhile.
-    await link(this.rest, this.#path).catch((error: unknown) => {
-      if (errnoOf(error) === 'EEXIST') throw thereAlready(this.#path, 'name a file that does not exist yet');
-      throw error;
-    });
-    await rm(this.rest);
-    await syncFolder(dirname(this.#path));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#endPump().catch(() => undefined);
-    await this.#file.close();
-    await rm(this.rest, { force: true });
     await this.#folder[Symbol.asyncDispose]();
   }
 

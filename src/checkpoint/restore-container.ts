@@ -1,5 +1,8 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
+import { decodeImage } from '../criu/image.ts';
 import { GantryError } from '../errors.ts';
 import { ContainerState } from '../gen/cri.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
@@ -8,6 +11,8 @@ import { Ticket } from '../runtime/ticket.ts';
 import { keepLog } from './images.ts';
 
 const MOST_LOOKS = 20;
+/** CRIU's number for a task that a signal has stopped. */
+const TASK_STOPPED = 3;
 
 /**
  * A container that is being started from a checkpoint and waits, complete and with its tasks stopped, for
@@ -76,6 +81,39 @@ export class PoisedContainer {
     await this.#ticket.end();
     await this.#ticket.discard();
   }
+}
+
+/** Of CRIU's configuration: the tasks of a restore are stopped, until {@link letGo}. */
+export const STOPPED = 'leave-stopped';
+
+/** Continues the processes of containers that were restored with {@link STOPPED}, but for those that were stopped before. */
+export async function letGo(node: Node, containers: readonly { id: string; images: string }[]): Promise<void> {
+  const pids: number[] = [];
+  for (const { id, images } of containers) {
+    const before = await stoppedIn(images);
+    const { pid } = await node.cri.describe(id);
+    for (const one of await processesOf(await freezerOf(pid))) if (!before.has(await innermostPid(one))) pids.push(one);
+  }
+  // All at once: they may talk to each other.
+  for (const pid of pids) process.kill(pid, 'SIGCONT');
+}
+
+/** PIDs, as the container counts, of processes that somebody had stopped before they were dumped. */
+async function stoppedIn(images: string): Promise<Set<number>> {
+  const stopped = new Set<number>();
+  for (const name of await readdir(images)) {
+    const pid = /^core-(\d+)\.img$/.exec(name)?.[1];
+    if (pid === undefined) continue;
+    const [core] = decodeImage(name, await readFile(join(images, name)), 'CORE').entries;
+    if (core?.tc?.task_state === TASK_STOPPED) stopped.add(Number(pid));
+  }
+  return stopped;
+}
+
+/** "NSpid: 4711 49": in each namespace, from this one's to the process' own. */
+async function innermostPid(pid: number): Promise<number> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8');
+  return Number(/^NSpid:.*\s(\d+)$/m.exec(status)?.[1]);
 }
 
 /**

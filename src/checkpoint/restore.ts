@@ -6,22 +6,24 @@ import type { Operation } from '../agent/operation.ts';
 import type { Manifest, TcpMode } from '../archive/layout.ts';
 import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
-import { type ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
+import { type ContainerConfig, PodSandboxConfig, PodSandboxState } from '../gen/cri.ts';
 import type { RestoreRequest, Result } from '../gen/gantry/v1/agent.ts';
 import type { RestoreEntry } from '../migrate/journal.ts';
 import { untilDone } from '../migrate/retry.ts';
 import { addressesOf } from '../network/address.ts';
+import { open, shut } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
 import type { SandboxDetail } from '../runtime/cri.ts';
-import { checkLines, criuVersion } from '../runtime/criu.ts';
+import { type CriuOptions, checkLines, criuVersion } from '../runtime/criu.ts';
+import { removeOccupant } from '../surgery/occupants.ts';
 import { checkFits, thisHost } from './fits.ts';
 import { networkOf } from './freeze.ts';
-import { PoisedContainer, verifyRunning } from './restore-container.ts';
+import { letGo, PoisedContainer, STOPPED, verifyRunning } from './restore-container.ts';
 import { checkRights } from './rights.ts';
 import { Saved } from './saved.ts';
 
 /**
- * Creates a container through CRI, in a sandbox that exists or in one that is made for it, and starts it from a
+ * Creates containers through CRI, in a sandbox that exists or in one that is made for them, and starts them from a
  * checkpoint. A failure removes what was made; the checkpoint stays as it is.
  */
 export async function restore(node: Node, request: RestoreRequest, operation: Operation): Promise<Result> {
@@ -29,59 +31,58 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
   if ((request.sandbox === '') === (request.newSandbox === ''))
     throw new GantryError('USAGE', 'either a sandbox that exists or the name of a new one');
   checkLines(criuOptions);
-  await using saved = await operation.phase('read', () =>
-    Saved.open(node, operation.id, source, { identities, signal: operation.signal }),
+  const all = await operation.phase('read', () =>
+    Saved.openAll(node, operation.id, source, { identities, signal: operation.signal }),
   );
-  const { manifest } = saved;
+  const [first] = all;
+  await using _opened = first;
   await operation.phase('check', async () => {
     await criuVersion();
-    await checkFits(saved.images, await thisHost());
-    await checkImage(node, manifest);
+    if (all.length > 1 && request.name !== '')
+      throw new GantryError('USAGE', 'it is the checkpoint of a pod: its containers keep their names');
+    for (const { images, manifest } of all) {
+      await checkFits(images, await thisHost());
+      await checkImage(node, manifest);
+    }
   });
-  const made = request.newSandbox === '' ? undefined : newSandboxOf(saved, request.newSandbox);
-  const entry: RestoreEntry = {
-    role: 'restore',
-    state: 'creating',
-    operation: operation.id,
-    peer: '',
-    sandbox: made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '',
-    name: request.name || manifest.container.name,
-    attempt: 0,
-    ...(made?.metadata !== undefined && { sandboxUid: made.metadata.uid }),
-  };
-  const warnings = [...saved.warnings];
-  if (made === undefined) entry.attempt = await nextAttempt(node, entry);
-  await node.journal.write(entry);
+  const made = request.newSandbox === '' ? undefined : newSandboxOf(first, request.newSandbox);
+  const sandboxId = made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '';
+  const entries: RestoreEntry[] = [];
+  for (const [index, { manifest }] of all.entries()) {
+    const name = request.name || manifest.container.name;
+    entries.push({
+      role: 'restore',
+      state: 'creating',
+      operation: all.length === 1 ? operation.id : `${operation.id}-${index}`,
+      peer: '',
+      sandbox: sandboxId,
+      name,
+      attempt: made === undefined ? await nextAttempt(node, sandboxId, name) : 0,
+      ...(all.length > 1 && { isShut: true }),
+      ...(made?.metadata !== undefined && { sandboxUid: made.metadata.uid }),
+    });
+  }
+  const warnings = all.flatMap((saved) => saved.warnings);
   try {
+    for (const entry of entries) await node.journal.write(entry);
     const sandbox = await operation.phase('create', async () => {
-      if (made === undefined) return node.cri.describeSandbox(entry.sandbox, operation.signal);
-      await mkdir(join(made.logDirectory, entry.name), { recursive: true });
-      const id = await node.cri.runSandbox(made, manifest.sandbox.runtimeHandler, operation.signal);
+      if (made === undefined) return node.cri.describeSandbox(sandboxId, operation.signal);
+      for (const { name } of entries) await mkdir(join(made.logDirectory, name), { recursive: true });
+      const id = await node.cri.runSandbox(made, first.manifest.sandbox.runtimeHandler, operation.signal);
       return node.cri.describeSandbox(id);
     });
-    const tcp = await tcpFor(request, manifest, sandbox, warnings);
-    const container = await operation.phase('create', () =>
-      node.cri.createContainer(sandbox.id, configFor(saved, entry), sandbox.config, operation.signal),
-    );
-    const { snapshotter, snapshotKey, spec } = await node.cri.describe(container);
-    await checkRights(saved.images, spec);
-    await operation.phase('restore files', async () => {
-      const upper = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
-      await saved.unpackLayer(upper, request.allowSetuid);
-      const shm = spec.mounts?.find(({ destination }) => destination === '/dev/shm')?.source ?? '';
-      if (isAbsolute(shm) && (await exists(shm)) && (await readdir(shm)).length === 0) await saved.unpackShm(shm);
-    });
+    const tcp = await tcpFor(request, first.manifest, sandbox, warnings);
+    const coming: Coming[] = [];
+    for (const [index, saved] of all.entries())
+      coming.push(await create(node, request, operation, sandbox, saved, entries[index] as RestoreEntry));
     operation.throwIfCancelled();
-    await operation.phase('restore', async () => {
-      const options = { tcp, lines: criuOptions };
-      await using poised = await PoisedContainer.restore(node, operation.id, container, saved.images, options);
-      operation.commit();
-      await poised.resume();
+    await operation.phase('restore', () => start(node, operation, sandbox, coming, { tcp, lines: criuOptions }));
+    await operation.phase('verify', async () => {
+      for (const { id, saved } of coming) await verifyRunning(node, id, saved.manifest.processes);
     });
-    await operation.phase('verify', () => verifyRunning(node, container, manifest.processes));
-    await node.journal.remove(entry);
+    for (const entry of entries) await node.journal.remove(entry);
     return operation.result({
-      containerId: container,
+      containerId: coming.length === 1 ? (coming[0]?.id ?? '') : '',
       sandboxId: sandbox.id,
       node: node.config.node,
       directory: source,
@@ -92,7 +93,9 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
       untilDone(
         node,
         'remove-restored',
-        () => removeRestored(node, entry),
+        async () => {
+          for (const entry of entries) await removeRestored(node, entry);
+        },
         (what, why) => operation.retrying(what, why),
       ),
     );
@@ -100,21 +103,89 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
   }
 }
 
-/** Removes what a restore has made so far, found by what the runtime reserves for it. */
+/** A container that was made, and from what it will start. */
+interface Coming {
+  readonly id: string;
+  readonly saved: Saved;
+}
+
+async function create(
+  node: Node,
+  request: RestoreRequest,
+  operation: Operation,
+  sandbox: SandboxDetail,
+  saved: Saved,
+  entry: RestoreEntry,
+): Promise<Coming> {
+  const id = await operation.phase('create', () =>
+    node.cri.createContainer(sandbox.id, configFor(saved, entry), sandbox.config, operation.signal),
+  );
+  const { snapshotter, snapshotKey, spec } = await node.cri.describe(id);
+  await checkRights(saved.images, spec);
+  await operation.phase('restore files', async () => {
+    const upper = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
+    await saved.unpackLayer(upper, request.allowSetuid);
+    const shm = spec.mounts?.find(({ destination }) => destination === '/dev/shm')?.source ?? '';
+    if (isAbsolute(shm) && (await exists(shm)) && (await readdir(shm)).length === 0) await saved.unpackShm(shm);
+  });
+  return { id, saved };
+}
+
+/**
+ * Lets containers start from their images. Several come back one by one, each stopped before its first instruction, and
+ * with the network shut, loopback included: they go on together, and none of them finds that another is not there yet.
+ * They could not all wait at the gate, as there the first one holds the shim of the whole pod.
+ */
+async function start(
+  node: Node,
+  operation: Operation,
+  sandbox: SandboxDetail,
+  coming: readonly Coming[],
+  options: CriuOptions,
+): Promise<void> {
+  const [first] = coming;
+  if (first !== undefined && coming.length === 1) {
+    await using poised = await PoisedContainer.restore(node, operation.id, first.id, first.saved.images, options);
+    operation.commit();
+    await poised.resume();
+    return;
+  }
+  const netns = networkOf(sandbox.pid);
+  await shut(netns, undefined, { loopback: true });
+  const stopped = { ...options, lines: [...(options.lines ?? []), STOPPED] };
+  for (const [index, { id, saved }] of coming.entries()) {
+    operation.throwIfCancelled();
+    if (index > 0) await saved.forgetShared();
+    await using poised = await PoisedContainer.restore(node, `${operation.id}-${index}`, id, saved.images, stopped);
+    await poised.resume();
+  }
+  operation.commit();
+  await open(netns);
+  await letGo(
+    node,
+    coming.map(({ id, saved: { images } }) => ({ id, images })),
+  );
+}
+
+/** Removes what a restore has made so far, found by what the runtime reserves for it. Idempotent. */
 export async function removeRestored(node: Node, entry: RestoreEntry): Promise<void> {
   const { sandboxUid } = entry;
-  if (sandboxUid !== undefined) {
-    for (const { id, metadata } of await node.cri.listSandboxes()) {
-      if (metadata?.uid === sandboxUid) await node.cri.removeSandbox(id);
-    }
-  } else {
-    for (const { id, podSandboxId, metadata } of await node.cri.listContainers()) {
-      const same =
-        podSandboxId === entry.sandbox && metadata?.name === entry.name && metadata.attempt === entry.attempt;
-      if (same) await node.cri.removeContainer(id);
-    }
+  const sandboxes = (await node.cri.listSandboxes()).filter(({ metadata }) => metadata?.uid === sandboxUid);
+  const ids = sandboxUid === undefined ? [entry.sandbox] : sandboxes.map(({ id }) => id);
+  for (const { id, podSandboxId, metadata } of await node.cri.listContainers()) {
+    const isOurs = metadata?.name === entry.name && metadata.attempt === entry.attempt;
+    if (ids.includes(podSandboxId) && isOurs) await removeOccupant(node, id);
   }
+  if (sandboxUid !== undefined) for (const id of ids) await node.cri.removeSandbox(id);
+  else if (entry.isShut === true) await openAgain(node, entry.sandbox);
   await node.journal.remove(entry);
+}
+
+/** Of a sandbox that was there before, and may be gone. */
+async function openAgain(node: Node, sandbox: string): Promise<void> {
+  const found = (await node.cri.listSandboxes()).find(({ id }) => id === sandbox);
+  if (found?.state !== PodSandboxState.SANDBOX_READY) return;
+  await open(networkOf((await node.cri.describeSandbox(sandbox)).pid));
 }
 
 /** Errors: IMAGE_MISSING. */
@@ -167,7 +238,7 @@ async function tcpFor(
 }
 
 /** The runtime reserves name and attempt. */
-async function nextAttempt(node: Node, { sandbox, name }: RestoreEntry): Promise<number> {
+async function nextAttempt(node: Node, sandbox: string, name: string): Promise<number> {
   const taken = (await node.cri.listContainers())
     .filter(({ podSandboxId, metadata }) => podSandboxId === sandbox && metadata?.name === name)
     .map(({ metadata }) => metadata?.attempt ?? 0);

@@ -1,4 +1,4 @@
-import { readFile, stat, statfs } from 'node:fs/promises';
+import { readdir, readFile, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import {
@@ -15,7 +15,8 @@ import {
   SPEC,
   VERSION,
 } from '../archive/layout.ts';
-import { type ReadOptions, readArchive } from '../archive/reader.ts';
+import { checkPod } from '../archive/pod.ts';
+import { type ReadOptions, readArchive, type Unpacked } from '../archive/reader.ts';
 import { exists } from '../durable.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
@@ -46,32 +47,68 @@ export class Saved implements AsyncDisposable {
     this.#owned = owned;
   }
 
-  /** Errors: NOT_FOUND, BAD_ARCHIVE, UNSUPPORTED, NO_SPACE, USAGE for one that is encrypted. */
+  /** A checkpoint of one container. Errors: as for {@link openAll}; USAGE, for a pod's. */
   static async open(node: Node, operation: string, path: string, options: ReadOptions): Promise<Saved> {
+    const all = await Saved.openAll(node, operation, path, options);
+    const [saved] = all;
+    if (saved !== undefined && all.length === 1) return saved;
+    await saved?.[Symbol.asyncDispose]();
+    throw new GantryError('USAGE', `${path} is the checkpoint of a pod with ${all.length} containers`, {
+      hint: 'gantry restore puts them into a new sandbox together',
+    });
+  }
+
+  /**
+   * All containers of a checkpoint; disposing the first disposes all.
+   * Errors: NOT_FOUND, BAD_ARCHIVE, UNSUPPORTED, NO_SPACE, USAGE for one that is encrypted.
+   */
+  static async openAll(
+    node: Node,
+    operation: string,
+    path: string,
+    options: ReadOptions,
+  ): Promise<[Saved, ...Saved[]]> {
     const found = await stat(path).catch((error: unknown) => {
       throw new GantryError('NOT_FOUND', `there is no checkpoint ${path}: ${messageOf(error)}`, { cause: error });
     });
-    if (found.isDirectory()) return new Saved(path, await manifestIn(path), []);
+    if (found.isDirectory()) return [new Saved(path, await manifestIn(path), [])];
     const folder = await ImageFolder.make(node, operation, 'target');
     try {
       const { bavail, bsize } = await statfs(folder.path);
-      const { sums, manifest, ignored } = await readArchive(path, folder.path, {
-        ...options,
-        limit: bavail * bsize * SHARE,
-      });
-      if (!sums.has(SPEC) && manifest === undefined) throw bad(path, `it has neither ${MANIFEST} nor ${SPEC}`);
-      const warnings = ignored.map((name) => `${name} has no meaning here, and was left out`);
-      if (manifest === undefined) {
-        warnings.push('it was not made by gantry: nothing says whether it is as it was made');
-        return new Saved(folder.path, await foreignManifest(path, folder.path), warnings, folder);
-      }
-      const parsed = parseManifest(manifest, path);
-      checkSums(path, parsed, sums);
-      return new Saved(folder.path, parsed, warnings, folder);
+      const read = await readArchive(path, folder.path, { ...options, limit: bavail * bsize * SHARE });
+      const { containers, manifest } = read;
+      if (containers.size === 0) return [await Saved.#from(path, folder.path, read, folder)];
+      const texts = [...containers].map(([name, one]) => [name, one.manifest ?? ''] as const);
+      checkPod(manifest ?? '', path, new Map(texts));
+      const all: Saved[] = [];
+      for (const [name, one] of containers)
+        all.push(
+          await Saved.#from(`${path}: ${name}`, join(folder.path, name), one, all.length === 0 ? folder : undefined),
+        );
+      return all as [Saved, ...Saved[]];
     } catch (error) {
       await folder[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  static async #from(path: string, folder: string, read: Unpacked, owned?: ImageFolder): Promise<Saved> {
+    const { sums, manifest, ignored } = read;
+    if (!sums.has(SPEC) && manifest === undefined) throw bad(path, `it has neither ${MANIFEST} nor ${SPEC}`);
+    const warnings = ignored.map((name) => `${name} has no meaning here, and was left out`);
+    if (manifest === undefined) {
+      warnings.push('it was not made by gantry: nothing says whether it is as it was made');
+      return new Saved(folder, await foreignManifest(path, folder), warnings, owned);
+    }
+    const parsed = parseManifest(manifest, path);
+    checkSums(path, parsed, sums);
+    return new Saved(folder, parsed, warnings, owned);
+  }
+
+  /** Leaves out what all containers of a pod have in common and one of them has brought back already. */
+  async forgetShared(): Promise<void> {
+    for (const name of await readdir(this.images))
+      if (/^ipcns-(shm|sem|msg)-/.test(name)) await rm(join(this.images, name));
   }
 
   /** Of CRIU's images. */

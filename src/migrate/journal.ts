@@ -49,6 +49,8 @@ export interface RestoreEntry extends Common {
   state: 'creating';
   /** "" when it is made for the container. */
   sandbox: string;
+  /** One of several, for which the network of a sandbox that was there before is shut. */
+  isShut?: boolean;
   /** Of a sandbox that is made for it. */
   sandboxUid?: string;
   name: string;

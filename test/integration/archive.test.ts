@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { generateIdentity, identityToRecipient } from 'age-encryption';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { CheckpointContainerRequest, RuntimeServiceService } from '../../src/gen/cri.ts';
@@ -6,7 +7,7 @@ import { Cri } from '../../src/runtime/cri.ts';
 import { connectSocket, unary } from '../../src/runtime/grpc.ts';
 import { leftoversOn } from '../e2e/leftovers.ts';
 import { type LabEnvironment, labDown, labExec, labUp, type NodeEnvironment } from '../lab.ts';
-import { type Pod, runPod } from '../pods.ts';
+import { addContainer, type Pod, runPod } from '../pods.ts';
 import { RedisConnection } from '../redis.ts';
 import { nodeNamed } from '../scenario.ts';
 
@@ -212,5 +213,61 @@ describe('a checkpoint', () => {
     await cri.removeSandbox(pod.sandbox);
     const { containerId } = await gantry('restore', `${FOLDER}/a.tar`, '--new-sandbox', 'crun-again');
     expect(await inside(containerId, 'redis-cli get who')).toBe('crun');
+  });
+});
+
+describe('a pod of two containers', () => {
+  // A client of the first that stays connected, and tells who it is to the other end.
+  const CLIENT = 'mkfifo /in; exec 3<>/in; echo two >/dev/shm/of-two; redis-cli <&3 >>/out';
+
+  async function runTwo(): Promise<Pod> {
+    const pod = await run('two', lab.images.redis, ['redis-server', '--save', '']);
+    await addContainer(node.runtimeSocket, pod.sandbox, 'client', lab.images.redis, ['sh', '-c', CLIENT]);
+    return pod;
+  }
+  const clientIn = async (sandbox: string) =>
+    (await cri.listContainers()).find(
+      ({ podSandboxId, metadata }) => podSandboxId === sandbox && metadata?.name === 'client',
+    )?.id ?? '';
+  /** The number that the server has given to the client's connection. */
+  async function ask(container: string): Promise<string> {
+    await inside(container, 'echo client id >/in');
+    for (let tries = 0; tries < 50; tries++) {
+      const said = await inside(container, 'cat /out; : >/out');
+      if (said !== '') return said.trim();
+      await sleep(100);
+    }
+    return 'nothing';
+  }
+
+  test('comes back as a whole, and their connection lives', async () => {
+    const pod = await runTwo();
+    const before = await ask(await clientIn(pod.sandbox));
+    expect(before).toMatch(/^\d+$/);
+    await gantry('checkpoint', pod.sandbox, '--archive', `${FOLDER}/p.tar --tcp established`);
+    expect((await shell(`tar -tf ${FOLDER}/p.tar`)).split('\n')).toEqual(
+      expect.arrayContaining(['pod.options', 'two.tar', 'client.tar', 'gantry.json']),
+    );
+    // Another pod has another address, and connections of its own.
+    const { sandboxId, warnings } = await gantry('restore', `${FOLDER}/p.tar`, '--new-sandbox', 'two-again');
+    expect(warnings).toEqual([expect.stringMatching(/connections are closed/)]);
+    expect(await inside(await clientIn(sandboxId), 'cat /dev/shm/of-two')).toBe('two');
+    for (const { id, podSandboxId } of await cri.listContainers())
+      if (podSandboxId === pod.sandbox) await cri.removeContainer(id);
+    await gantry('restore', `${FOLDER}/p.tar`, '--sandbox', pod.sandbox);
+    expect(await ask(await clientIn(pod.sandbox))).toBe(before);
+  });
+
+  test('goes on while it is saved, and keeps its connection', async () => {
+    const pod = await runTwo();
+    const container = await clientIn(pod.sandbox);
+    const before = await ask(container);
+    await gantry(
+      'checkpoint',
+      pod.sandbox,
+      '--archive',
+      `${FOLDER}/p.tar.zst --compress zstd --leave-running --tcp established`,
+    );
+    expect(await ask(container)).toBe(before);
   });
 });
