@@ -33,8 +33,14 @@ export function nodeEnvironment(): Record<string, string> {
 
 /** Becomes the command inside the node: its input, output, signals and exit code are the command's own. */
 export function becomeInNode(lab: LabRecord, node: NodeRecord, command: readonly string[]): never {
-  const [, ...args] = enterNode(lab, node, command);
   process.chdir('/');
-  process.execve?.('/bin/sh', ['sh', ...args], nodeEnvironment());
+  // Node makes its pipes non-blocking, which the command would inherit. Opened again, they are as they were.
+  const own = '/proc/self/fd';
+  const reopen = ['0<', '1>', '2>'].map((to) => `[ ! -p ${own}/${to[0]} ] || exec ${to}${own}/${to[0]}`);
+  process.execve?.(
+    '/bin/sh',
+    ['sh', '-c', `${reopen.join('; ')}; exec "$@"`, 'sh', ...enterNode(lab, node, command)],
+    nodeEnvironment(),
+  );
   throw new LabError('this Node has no process.execve', { hint: 'use node_modules/.bin/node' });
 }

@@ -187,6 +187,11 @@ export class Cri {
     await this.#call(Runtime.stopContainer, request, `stopping container ${id}`, undefined, LONG_MS);
   }
 
+  /** As kubelet does once it has given the file of the container's log another name. */
+  async reopenLog(id: string): Promise<void> {
+    await this.#call(Runtime.reopenContainerLog, { containerId: id }, `reopening the log of container ${id}`);
+  }
+
   async removeContainer(id: string): Promise<void> {
     await this.#call(Runtime.removeContainer, { containerId: id }, `removing container ${id}`, undefined, LONG_MS);
   }

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
-import { GantryError } from '../errors.ts';
+import { GantryError, messageOf } from '../errors.ts';
 import { type ContainerConfig, ContainerState } from '../gen/cri.ts';
 import type { Slot } from '../gen/gantry/v1/slots.ts';
 import { SLOT_LABEL } from '../proxy/slots/label.ts';
@@ -12,7 +12,7 @@ import { run } from '../runtime/program.ts';
 // containerd reserves name and attempt of a container; kubelet counts up from 0.
 const FIRST_ATTEMPT = 2 ** 30;
 const DEFAULT_GRACE_SECONDS = 30;
-const GRACE_ANNOTATION = 'io.kubernetes.pod.terminationGracePeriod';
+export const GRACE_ANNOTATION = 'io.kubernetes.pod.terminationGracePeriod';
 const LOOK_MS = 50;
 const COPY_LIMIT_MS = 600_000;
 
@@ -67,6 +67,14 @@ export async function freezeOccupant(container: ContainerDetail): Promise<void> 
 export async function thawOccupant(container: ContainerDetail): Promise<void> {
   const freezer = await ownFreezer(container);
   if (freezer !== undefined && (await isFrozen(freezer))) await thaw(freezer);
+}
+
+/** Lets one who was frozen be the occupant again: its log may have been rotated meanwhile, of which it was not told. */
+export async function comeBack(node: Node, container: ContainerDetail): Promise<void> {
+  await thawOccupant(container);
+  await node.cri
+    .reopenLog(container.id)
+    .catch((error: unknown) => node.log.warn('log-not-reopened', { container: container.id, why: messageOf(error) }));
 }
 
 /** Stops a container. One that is frozen is thawed for its end. Idempotent. @param graceSeconds -1: as the pod says */

@@ -12,16 +12,17 @@ import { SLOT_LABEL } from '../proxy/slots/label.ts';
 import { type Located, locate } from './locate.ts';
 import { type Newcomer, newcomer, newcomerFor } from './newcomer.ts';
 import {
+  comeBack,
   copyLayer,
   create,
   find,
   freezeOccupant,
+  GRACE_ANNOTATION,
   isRunning,
   nextAttempt,
   removeOccupant,
   staysRunning,
   stopOccupant,
-  thawOccupant,
 } from './occupants.ts';
 import { alone, imagesOf, Place, type Verb } from './place.ts';
 
@@ -85,9 +86,20 @@ export async function insert(node: Node, request: SurgeryRequest, operation: Ope
     sandboxId: sandbox.id,
     name: request.name,
     extra: true,
-    config: Buffer.from(ContainerConfig.encode(extraConfig(request.name, pod)).finish()),
+    config: Buffer.from(
+      ContainerConfig.encode(extraConfig(request.name, pod, await graceIn(node, sandbox.id))).finish(),
+    ),
   });
   return operate(node, request, operation, 'insert', { extra });
+}
+
+/** How long containers of a pod have for their end, as its client has noted it beside each. */
+async function graceIn(node: Node, sandbox: string): Promise<Record<string, string>> {
+  for (const { podSandboxId, annotations } of await node.cri.listContainers()) {
+    const seconds = podSandboxId === sandbox ? annotations[GRACE_ANNOTATION] : undefined;
+    if (seconds !== undefined) return { [GRACE_ANNOTATION]: seconds };
+  }
+  return {};
 }
 
 /** Exchanges one container for another. Errors: NOT_FOUND, NOT_RUNNING, SLOT_EMPTY, IMAGE_MISSING, BUSY, SWAP_FAILED. */
@@ -260,7 +272,7 @@ async function enter(node: Node, operation: Operation, id: string, newcomer: New
     if (frozen?.state !== ContainerState.CONTAINER_RUNNING) {
       throw new GantryError('SWAP_FAILED', `container ${id} has ended while it was frozen`);
     }
-    await thawOccupant(frozen);
+    await comeBack(node, frozen);
   } else if (newcomer.images !== undefined) {
     await using poised = await PoisedContainer.restore(node, operation.id, id, newcomer.images, {
       tcp: newcomer.tcp ?? 'none',
@@ -305,7 +317,7 @@ export async function undo(node: Node, place: Place, result: string): Promise<vo
   const old = await find(node, before);
   // One who ended while the other was only being prepared has ended by itself, and its client is to see that.
   if (old !== undefined && (wasPreparing || old.state === ContainerState.CONTAINER_RUNNING)) {
-    await thawOccupant(old);
+    await comeBack(node, old);
     await place.settle({ occupant: before, hidden: rest }, { result });
     return;
   }
@@ -387,11 +399,12 @@ function taken(name: string, id: string): GantryError {
  * Of a container that kubelet never sees: its namespaces are as the pod has them, its log lies beside those that kubelet
  * knows, and goes with the pod's.
  */
-function extraConfig(name: string, { linux }: PodSandboxConfig): ContainerConfig {
+function extraConfig(name: string, { linux }: PodSandboxConfig, annotations: Record<string, string>): ContainerConfig {
   const namespaceOptions = linux?.securityContext?.namespaceOptions;
   return ContainerConfig.fromPartial({
     metadata: { name },
     logPath: `${name}.log`,
+    annotations,
     linux: { securityContext: { ...(namespaceOptions !== undefined && { namespaceOptions }) } },
   });
 }

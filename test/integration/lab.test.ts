@@ -102,6 +102,11 @@ describe('a lab that is up', () => {
     expect(stdout).toBe('1\n/');
   });
 
+  test('what a command prints comes whole, also to a reader that is slow', async () => {
+    const slow = `${LAB} exec --name ${NAME} a -- head -c 1000000 /dev/zero | (sleep 1; wc -c)`;
+    expect((await execa('sh', ['-c', slow])).stdout).toBe('1000000');
+  });
+
   test('orphans are reaped', async () => {
     await labExec(NAME, 'a', ['sh', '-c', 'for i in 1 2 3 4 5; do (sleep 0.1 &); done']);
     await until('no zombie is left', async () => {

@@ -322,6 +322,36 @@ describe('what kubelet does to a slot', () => {
     expect(await rotate()).toBe('');
   });
 
+  test.each(['by a rollback', 'as the one that came has ended'])(
+    'its log, rotated while it was frozen, goes on %s',
+    async (how) => {
+      const one = await kubelet.runPod('thawing', lab.images.busybox, [
+        'sh',
+        '-c',
+        'while :; do echo line; sleep 0.05; done',
+      ]);
+      const file = `${one.sandboxConfig.logDirectory}/main/0.log`;
+      const rotate = async () => {
+        await labExec(NAME, 'a', ['mv', file, `${file}.old`]);
+        await kubelet.reopenLog(one.container);
+      };
+      const request = { target: one.container, keepState: true };
+      if (how === 'by a rollback') {
+        await act('swap', { ...request, configJson: config(SERVE) });
+        await rotate();
+        await act('rollback', { target: one.container });
+      } else {
+        const swap = act('swap', { ...request, configJson: config(['sh', '-c', 'sleep 3; false']), settleMs: 6000 });
+        const isOver = expect(swap).rejects.toMatchObject({ reason: 'SWAP_FAILED' });
+        await sleep(1500);
+        await rotate();
+        await isOver;
+      }
+      await sleep(300);
+      expect((await labExec(NAME, 'a', ['cat', file])).stdout).toContain('line');
+    },
+  );
+
   test('its log goes on in the same file', async () => {
     const one = await pod('logging');
     await act('swap', { target: one.container, configJson: config(SERVE) });
