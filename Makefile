@@ -54,6 +54,10 @@ test-crashes: build root ## kill agents, relay and containerd at every moment of
 bench-relay: build root ## the relay beside the direct socket, a splice and a pipe, on a real containerd (8 minutes)
 	$(node) test/bench/relay/main.ts $(ARGS)
 
+.PHONY: bench-checkpoint
+bench-checkpoint: build root ## checkpoints and restores beside raw runc and containerd (10 minutes)
+	$(node) test/bench/checkpoint/main.ts $(ARGS)
+
 .PHONY: bench-surgery
 bench-surgery: build root ## change-over of a swap beside stop and start through CRI, and the relay with slots (3 minutes)
 	$(node) test/bench/surgery/main.ts $(ARGS)
