@@ -1,26 +1,25 @@
-import { Metadata } from '@grpc/grpc-js';
+import { Metadata, type MethodDefinition } from '@grpc/grpc-js';
 import { fromAgent } from '../src/cli/operation.ts';
 import { AgentService, type Event, type Result, SurgeryRequest } from '../src/gen/gantry/v1/agent.ts';
 import { connectSocket } from '../src/runtime/grpc.ts';
 
 export type Verb = 'remove' | 'insert' | 'swap' | 'rollback';
 
-/** One operation, as the command line asks for it. Throws the agent's GantryError. */
-export async function operate(
+interface OperationOptions {
+  readonly onPhase?: (name: string) => void;
+  /** Why a step that has to succeed did not. */
+  readonly onRetry?: ((why: string) => void) | undefined;
+  /** As a command that is killed. */
+  readonly cut?: AbortSignal;
+}
+
+/** One change of a slot, as the command line asks for it. Throws the agent's GantryError. */
+export function operate(
   socket: string,
   verb: Verb,
   request: Partial<SurgeryRequest>,
-  options: {
-    readonly onPhase?: (name: string) => void;
-    /** Why a step that has to succeed did not. */
-    readonly onRetry?: ((why: string) => void) | undefined;
-    /** As a command that is killed. */
-    readonly cut?: AbortSignal;
-  } = {},
+  options: OperationOptions = {},
 ): Promise<Result> {
-  const { onPhase, onRetry, cut } = options;
-  const client = connectSocket(socket);
-  const { path, requestSerialize, responseDeserialize } = AgentService[verb];
   const full = SurgeryRequest.fromPartial({
     graceSeconds: -1,
     settleMs: 200,
@@ -28,7 +27,18 @@ export async function operate(
     who: 'a test',
     ...request,
   });
-  const call = client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, full, new Metadata());
+  return operateAgent(socket, AgentService[verb], full, options);
+}
+
+/** Any of the agent's operations. Throws the agent's GantryError. */
+export async function operateAgent<Request>(
+  socket: string,
+  { path, requestSerialize, responseDeserialize }: MethodDefinition<Request, Event>,
+  request: Request,
+  { onPhase, onRetry, cut }: OperationOptions = {},
+): Promise<Result> {
+  const client = connectSocket(socket);
+  const call = client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request, new Metadata());
   cut?.addEventListener('abort', () => call.cancel());
   try {
     for await (const event of call as AsyncIterable<Event>) {

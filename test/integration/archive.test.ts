@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { generateIdentity, identityToRecipient } from 'age-encryption';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { GantryError } from '../../src/errors.ts';
 import { CheckpointContainerRequest, RuntimeServiceService } from '../../src/gen/cri.ts';
-import type { Result } from '../../src/gen/gantry/v1/agent.ts';
+import { AgentService, RestoreRequest, type Result } from '../../src/gen/gantry/v1/agent.ts';
 import { Cri } from '../../src/runtime/cri.ts';
 import { connectSocket, unary } from '../../src/runtime/grpc.ts';
 import { leftoversOn } from '../e2e/leftovers.ts';
@@ -10,6 +11,7 @@ import { type LabEnvironment, labDown, labExec, labUp, type NodeEnvironment } fr
 import { addContainer, type Pod, runPod } from '../pods.ts';
 import { RedisConnection } from '../redis.ts';
 import { nodeNamed } from '../scenario.ts';
+import { operateAgent } from '../surgery.ts';
 
 const NAME = 't-archive';
 const FOLDER = '/var/tmp/archives';
@@ -270,4 +272,37 @@ describe('a pod of two containers', () => {
     );
     expect(await ask(container)).toBe(before);
   });
+
+  test.each(['create', 'restore files', 'restore'])(
+    'of which the agent dies in "%s" leaves nothing, and can be restored',
+    async (phase) => {
+      const pod = await runTwo();
+      await gantry('checkpoint', pod.sandbox, '--archive', `${FOLDER}/p.tar --tcp established`);
+      for (const { id } of await cri.listContainers()) await cri.removeContainer(id);
+      const request = RestoreRequest.fromPartial({ source: `${FOLDER}/p.tar`, sandbox: pod.sandbox });
+      let seen = 0;
+      const onPhase = (name: string) => {
+        // Of the second container, where each has one of its own.
+        seen += name === phase ? 1 : 0;
+        const isThere = name === phase && seen === (phase === 'restore' ? 1 : 2);
+        if (isThere)
+          setTimeout(
+            () => void labExec(NAME, 'a', ['sh', '-c', 'kill -9 $(cat /run/lab/agent.pid)']),
+            phase === 'restore' ? 150 : 0,
+          );
+      };
+      const restore = operateAgent(node.agentSocket, AgentService.restore, request, { onPhase });
+      await expect(restore).rejects.toMatchObject({ reason: 'AGENT_UNAVAILABLE' });
+      const agentIsBack = () =>
+        operateAgent(node.agentSocket, AgentService.restore, { ...request, source: '/nowhere' });
+      for (let tries = 0; tries < 300; tries++) {
+        if ((await agentIsBack().catch((error: GantryError) => error.reason)) === 'NOT_FOUND') break;
+        await sleep(100);
+      }
+      expect((await cri.listContainers()).map(({ id }) => id)).toEqual([]);
+      expect(await leftoversOn(lab, node)).toEqual([]);
+      await gantry('restore', `${FOLDER}/p.tar`, '--sandbox', pod.sandbox);
+      expect(await ask(await clientIn(pod.sandbox))).toMatch(/^\d+$/);
+    },
+  );
 });
