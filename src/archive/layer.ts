@@ -47,12 +47,12 @@ export async function* layerOfUpper(upper: AsyncIterable<Uint8Array>): AsyncGene
  * that lead out of it, devices, and files with more rights than the container has without them.
  *
  * @param options `allowsSetuid`: files may be setuid, setgid, or have capabilities of their own; `deleted`: files that are
- *   gone, of which the layer itself says nothing
+ *   gone, of which the layer itself says nothing; `isPlain`: it is a folder of files, and no name in it means a deletion
  */
 export async function* upperOfLayer(
   layer: AsyncIterable<Uint8Array>,
   where: string,
-  options: { readonly allowsSetuid: boolean; readonly deleted?: readonly string[] },
+  options: { readonly allowsSetuid: boolean; readonly deleted?: readonly string[]; readonly isPlain?: boolean },
 ): AsyncGenerator<Buffer> {
   const tar = new TarReader(layer, where);
   const folders = new Map<string, TarMember>();
@@ -64,13 +64,13 @@ export async function* upperOfLayer(
     if (member.type === 'symlink') links.add(path);
     if (member.type === 'folder') folders.set(path, member);
     const base = baseOf(path);
-    if (base === OPAQUE) {
+    if (base === OPAQUE && options.isPlain !== true) {
       const folder = folders.get(parentOf(path)) ?? { ...member, type: 'folder', mode: 0o755, pax: new Map() };
       const pax = new Map(folder.pax).set(IS_OPAQUE, YES);
       yield headerBlocks({ ...folder, name: `./${parentOf(path)}/`, size: 0, pax });
       continue;
     }
-    if (base.startsWith(WHITEOUT)) {
+    if (base.startsWith(WHITEOUT) && options.isPlain !== true) {
       yield whiteout(sibling(path, base.slice(WHITEOUT.length)));
       continue;
     }

@@ -29,11 +29,23 @@ const TOP = new Set([
   ...[LAYER, DELETED, SHM, CONFIG, SPEC, STATUS, CONTAINERD_STATUS, LOG, STATISTICS, DUMP_LOG, MANIFEST],
   ...['network.status', 'bind.mounts', 'restore.log', 'pod.options', 'pod.dump'],
 ]);
+/** Contents of volumes, by their names. */
+export const VOLUMES = 'volumes';
+const IN_VOLUMES = /^volumes\/[a-z0-9][a-z0-9.-]{0,252}\.tar$/;
 const IN_IMAGES = /^checkpoint\/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
 /** Whether a member may be unpacked under its name; those that others add are passed over. */
 export function isKnown(name: string): boolean {
-  return TOP.has(name) || IN_IMAGES.test(name);
+  return TOP.has(name) || IN_IMAGES.test(name) || IN_VOLUMES.test(name);
+}
+
+export interface Volume {
+  /** In the container. */
+  readonly path: string;
+  /** On the node. */
+  readonly hostPath: string;
+  /** Of an emptyDir whose content is in the archive (of this container, or of another one of its pod); else "". */
+  readonly name: string;
 }
 
 /** What became of open TCP connections: there were none, they are in it, or they were left out and are closed. */
@@ -65,6 +77,8 @@ export interface Manifest {
     readonly addresses: readonly string[];
   };
   readonly image: { readonly name: string; readonly id: string };
+  /** Mounts of the container, other than those that the runtime makes itself. */
+  readonly volumes: readonly Volume[];
   readonly tcp: TcpMode;
   readonly processes: number;
   /** Of every other member. */

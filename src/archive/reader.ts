@@ -7,7 +7,7 @@ import type { ReadableStream as WebReadableStream } from 'node:stream/web';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { Decrypter } from 'age-encryption';
 import { errnoOf, GantryError, messageOf } from '../errors.ts';
-import { bad, IMAGES, isKnown, MANIFEST } from './layout.ts';
+import { bad, IMAGES, isKnown, MANIFEST, VOLUMES } from './layout.ts';
 import { containerOf, POD_OPTIONS } from './pod.ts';
 import { type TarMember, TarReader } from './tar.ts';
 import type { Sum } from './writer.ts';
@@ -69,7 +69,7 @@ class Reading {
     const containers = new Map<string, Unpacked>();
     const ignored: string[] = [];
     let manifest: string | undefined;
-    if (into !== undefined) await mkdir(join(into, IMAGES), { mode: 0o700 });
+    if (into !== undefined) for (const folder of [IMAGES, VOLUMES]) await mkdir(join(into, folder), { mode: 0o700 });
     for (let member = await tar.next(); member !== undefined; member = await tar.next()) {
       this.#options.signal?.throwIfAborted();
       if (++this.#members > MAX_MEMBERS) throw bad(this.#path, `it has more than ${MAX_MEMBERS} members`);

@@ -38,6 +38,7 @@ import { checkSpace, keepLog } from './images.ts';
 import { packFolder, packLayer } from './layer.ts';
 import { configDump, containerdStatus, manifestOf, statusDump } from './metadata.ts';
 import { checkDumpable } from './preflight.ts';
+import { addVolumes } from './volumes.ts';
 
 const TCP_MODES: Readonly<Record<string, TcpMode>> = { '': 'none', established: 'established', close: 'close' };
 
@@ -188,6 +189,8 @@ interface Frozen {
   readonly imageId: string;
   /** Whether /dev/shm, which is the pod's, goes with this one. */
   readonly hasShm: boolean;
+  /** Names of the pod's volumes that have been written so far. */
+  readonly savedVolumes: Set<string>;
 }
 
 /**
@@ -205,12 +208,14 @@ async function writeFrozen(
 ): Promise<void> {
   const running = await Promise.all(containers.map(async ({ pid }) => processesOf(await freezerOf(pid))));
   await checkSpace(request.output || dirname(request.archive), await residentBytes(running.flat()));
+  const savedVolumes = new Set<string>();
   const prepared = await Promise.all(
     containers.map(async (container, index) => ({
       container,
       layer: await writableLayer(node.config.runtimeSocket, container.snapshotter, container.snapshotKey),
       imageId: (await node.cri.imageStatus(container.imageRef)).image?.id ?? container.imageRef,
       hasShm: index === 0,
+      savedVolumes,
       entry: {
         role: 'source',
         state: 'frozen',
@@ -249,7 +254,7 @@ async function writeFrozen(
 
 /** Everything that is of one container. */
 async function dumpInto({ node, options, operation }: Job, one: Frozen, destination: Destination): Promise<void> {
-  const { container, frozen, layer, imageId, hasShm } = one;
+  const { container, frozen, layer, imageId, hasShm, savedVolumes } = one;
   const { work } = destination;
   const { length: processes } = await frozen.processes();
   await destination.expect(processes);
@@ -267,6 +272,7 @@ async function dumpInto({ node, options, operation }: Job, one: Frozen, destinat
   operation.throwIfCancelled();
   await operation.phase('save files', async () => {
     await destination.add(LAYER, packLayer(layer, operation.signal));
+    await addVolumes(container.config, destination, savedVolumes, operation.signal);
     if (hasShm) await addShm(container, destination, operation.signal);
     await addMetadata(node, container, destination);
     await addIfThere(destination, STATISTICS, join(work, STATISTICS));

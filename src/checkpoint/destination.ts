@@ -6,7 +6,7 @@ import { IMAGES, MANIFEST, type Manifest } from '../archive/layout.ts';
 import { ArchiveOutput, type Compression } from '../archive/output.ts';
 import { Pump } from '../archive/pump.ts';
 import { ArchiveWriter, type Sum } from '../archive/writer.ts';
-import { exists, syncFolder } from '../durable.ts';
+import { exists, makePrivateFolder, syncFolder } from '../durable.ts';
 import { errnoOf, GantryError, messageOf } from '../errors.ts';
 import { run } from '../runtime/program.ts';
 import { ImageFolder } from './images.ts';
@@ -73,6 +73,7 @@ export class FolderDestination implements Destination {
     if (name === 'stats-dump' || name === 'dump.log') return; // CRIU has put them there
     const hash = createHash('sha256');
     let size = 0;
+    await makePrivateFolder(dirname(join(this.rest, name)));
     await using file = await open(join(this.rest, name), 'wx', 0o600);
     for await (const piece of pieces(content)) {
       hash.update(piece);

@@ -24,7 +24,7 @@ export function packFolder(folder: string, signal: AbortSignal): AsyncIterable<U
 export async function unpackLayer(
   file: string,
   upper: string,
-  options: { readonly allowsSetuid: boolean; readonly deleted?: readonly string[] },
+  options: { readonly allowsSetuid: boolean; readonly deleted?: readonly string[]; readonly isPlain?: boolean },
 ): Promise<void> {
   await runOn(upperOfLayer(contentOf(file), file, options), 'tar', ['-C', upper, ...AS_IT_IS, '-xpf', '-'], {
     timeoutMs: LIMIT_MS,

@@ -6,6 +6,7 @@ import { addressesOf } from '../network/address.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { criuVersion } from '../runtime/criu.ts';
 import { networkOf } from './freeze.ts';
+import { volumesOf } from './volumes.ts';
 
 /** JSON.rawJSON, which the types of the language do not have yet: nanoseconds are more than a number can hold. */
 const raw = (value: bigint) => (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON(String(value));
@@ -87,6 +88,7 @@ export async function manifestOf(
       addresses: (await addressesOf(networkOf(sandbox.pid))).map(({ local }) => local),
     },
     image: { name: container.image, id: imageId },
+    volumes: volumesOf(container.config),
     tcp,
     processes,
   };

@@ -21,16 +21,16 @@ export async function checkDumpable(container: ContainerDetail): Promise<void> {
     throw unsupported('it shares its PID namespace: a restore needs one of its own');
   }
   if (container.config.tty) throw unsupported('it has a terminal, which belongs to the shim');
-  const [mount] = container.config.mounts;
-  if (mount !== undefined) {
-    throw unsupported(`it mounts ${mount.hostPath} at ${mount.containerPath}: content of volumes is not moved yet`);
-  }
   await criuVersion();
 }
 
 /** What else prevents a migration: a kubelet that would start the pod again, other containers in the sandbox. */
 export async function checkMovable(container: ContainerDetail, cri: Cri, force: boolean): Promise<void> {
   await checkDumpable(container);
+  const [mount] = container.config.mounts;
+  if (mount !== undefined) {
+    throw unsupported(`it mounts ${mount.hostPath} at ${mount.containerPath}: content of volumes is not moved yet`);
+  }
   if (!force && isManagedByKubelet(container)) {
     throw new GantryError(
       'MANAGED_BY_KUBELET',

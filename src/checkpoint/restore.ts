@@ -21,6 +21,7 @@ import { networkOf } from './freeze.ts';
 import { letGo, PoisedContainer, STOPPED, verifyRunning } from './restore-container.ts';
 import { checkRights } from './rights.ts';
 import { Saved } from './saved.ts';
+import { withOwnVolumes } from './volumes.ts';
 
 /**
  * Creates containers through CRI, in a sandbox that exists or in one that is made for them, and starts them from a
@@ -117,14 +118,18 @@ async function create(
   saved: Saved,
   entry: RestoreEntry,
 ): Promise<Coming> {
+  const own = configFor(saved, entry);
+  const { sandboxUid } = entry;
+  const config = sandboxUid === undefined ? own : await withOwnVolumes(node, own, sandboxUid);
   const id = await operation.phase('create', () =>
-    node.cri.createContainer(sandbox.id, configFor(saved, entry), sandbox.config, operation.signal),
+    node.cri.createContainer(sandbox.id, config, sandbox.config, operation.signal),
   );
   const { snapshotter, snapshotKey, spec } = await node.cri.describe(id);
   await checkRights(saved.images, spec);
   await operation.phase('restore files', async () => {
     const upper = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
     await saved.unpackLayer(upper, request.allowSetuid);
+    await saved.unpackVolumes(config, request.allowSetuid);
     const shm = spec.mounts?.find(({ destination }) => destination === '/dev/shm')?.source ?? '';
     if (isAbsolute(shm) && (await exists(shm)) && (await readdir(shm)).length === 0) await saved.unpackShm(shm);
   });

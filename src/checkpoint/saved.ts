@@ -14,6 +14,7 @@ import {
   SHM,
   SPEC,
   VERSION,
+  VOLUMES,
 } from '../archive/layout.ts';
 import { checkPod } from '../archive/pod.ts';
 import { type ReadOptions, readArchive, type Unpacked } from '../archive/reader.ts';
@@ -137,7 +138,17 @@ export class Saved implements AsyncDisposable {
   async unpackShm(folder: string): Promise<void> {
     const file = join(this.#folder, SHM);
     if (!(await exists(file))) return;
-    await unpackLayer(file, folder, { allowsSetuid: false });
+    await unpackLayer(file, folder, { allowsSetuid: false, isPlain: true });
+  }
+
+  /** Fills emptyDirs that are empty: others have been filled with what another container of the pod had. */
+  async unpackVolumes({ mounts }: ContainerConfig, allowsSetuid: boolean): Promise<void> {
+    for (const { path, name } of this.manifest.volumes) {
+      const file = join(this.#folder, VOLUMES, `${name}.tar`);
+      const folder = mounts.find(({ containerPath }) => containerPath === path)?.hostPath ?? '';
+      if (name === '' || folder === '' || !(await exists(file)) || !(await exists(folder))) continue;
+      if ((await readdir(folder)).length === 0) await unpackLayer(file, folder, { allowsSetuid, isPlain: true });
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -200,6 +211,7 @@ async function foreignManifest(path: string, folder: string): Promise<Manifest> 
     container: { id: dumped.id ?? '', name, config: base64(ContainerConfig.encode(config).finish()) },
     sandbox: { id: '', name: '', namespace: '', runtimeHandler: '', config: '', addresses: [] },
     image: { name: image, id: dumped.rootfsImageRef ?? image },
+    volumes: [],
     // CRIU takes what is in its images; without connections this changes nothing.
     tcp: 'established',
     processes: 1,

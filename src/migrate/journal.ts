@@ -123,6 +123,11 @@ export class Journal {
     return this.#entries.get(`${operation}.${role}`) as Extract<Entry, { role: Role }> | undefined;
   }
 
+  /** Everything of one kind that is not over. */
+  pending<Role extends Entry['role']>(role: Role): Extract<Entry, { role: Role }>[] {
+    return [...this.#entries.values()].filter((entry) => entry.role === role) as Extract<Entry, { role: Role }>[];
+  }
+
   /** The state of one side of a migration, "" when nothing is known of it. */
   stateOf(role: Entry['role'], operation: string): string {
     return this.find(role, operation)?.state ?? '';

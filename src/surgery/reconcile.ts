@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
+import { removeOrphanedVolumes } from '../checkpoint/volumes.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { ContainerState, PodSandboxState } from '../gen/cri.ts';
 import { type Slot, SlotPhase } from '../gen/gantry/v1/slots.ts';
@@ -52,6 +53,7 @@ export async function reconcile(node: Node): Promise<boolean> {
     }
   }
   await removeStrays(node);
+  await removeOrphanedVolumes(node);
   return isDone;
 }
 

@@ -203,6 +203,32 @@ describe('a checkpoint', () => {
     expect((await cri.listSandboxes()).map(({ metadata }) => metadata?.name)).toEqual(['flipped']);
   });
 
+  test('has the content of an emptyDir, and of no other volume', async () => {
+    const kubelets = '/var/lib/kubelet/pods/1234/volumes/kubernetes.io~empty-dir/cache';
+    await shell(`mkdir -p ${kubelets} /var/tmp/config; echo given >/var/tmp/config/file; touch ${kubelets}/.wh.kept`);
+    const mounts = [
+      { hostPath: kubelets, containerPath: '/cache' },
+      { hostPath: '/var/tmp/config', containerPath: '/config' },
+    ];
+    const pod = await runPod(node.runtimeSocket, node.pid, {
+      name: 'volumes',
+      image: lab.images.busybox,
+      command: ['sleep', 'infinity'],
+      mounts,
+    });
+    await inside(pod.container, 'echo then >/cache/file');
+    await gantry('checkpoint', pod.container, '--archive', `${FOLDER}/a.tar --leave-running`);
+    await inside(pod.container, 'echo now >/cache/file');
+    const { containerId, sandboxId } = await gantry('restore', `${FOLDER}/a.tar`, '--new-sandbox', 'own');
+    expect(await inside(containerId, 'cat /cache/file /config/file; ls -A /cache')).toBe('then\ngiven\n.wh.kept\nfile');
+    expect(await inside(pod.container, 'cat /cache/file')).toBe('now');
+    await cri.removeSandbox(sandboxId);
+    const left = () => shell('ls /var/lib/gantry/restored-volumes');
+    for (let tries = 0; tries < 150 && (await left()) !== ''; tries++) await sleep(100);
+    expect(await left()).toBe('');
+    await shell(`rm -r /var/lib/kubelet /var/tmp/config`);
+  });
+
   test('of a crun container', async () => {
     const pod = await runPod(node.runtimeSocket, node.pid, {
       name: 'crun',
