@@ -91,7 +91,10 @@ export function parseManifest(text: string, where: string): Manifest {
   const isWhole =
     [manifest.container?.name, manifest.container?.config, manifest.image?.id, manifest.sandbox?.config].every(
       (field) => typeof field === 'string',
-    ) && typeof manifest.members === 'object';
+    ) &&
+    typeof manifest.members === 'object' &&
+    manifest.members !== null &&
+    Array.isArray(manifest.volumes);
   if (!isWhole) throw bad(where, `its ${MANIFEST} lacks fields`);
   return manifest;
 }

@@ -97,10 +97,18 @@ class Reading {
         sums.set(name, { size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') });
         if (into !== undefined) await keep(join(into, name), [bytes]);
       } else {
-        sums.set(name, await keep(into === undefined ? undefined : join(into, name), tar.content()));
+        sums.set(name, await keep(into === undefined ? undefined : join(into, name), this.#heeding(tar.content())));
       }
     }
     return { sums, manifest, ignored, containers };
+  }
+
+  /** A member may be as large as a process. */
+  async *#heeding(content: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const piece of content) {
+      this.#options.signal?.throwIfAborted();
+      yield piece;
+    }
   }
 
   #count(size: number): void {

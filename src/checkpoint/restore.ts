@@ -21,6 +21,7 @@ import { networkOf } from './freeze.ts';
 import { letGo, PoisedContainer, STOPPED, verifyRunning } from './restore-container.ts';
 import { checkRights } from './rights.ts';
 import { Saved } from './saved.ts';
+import { checkName, refuseDemands } from './trust.ts';
 import { withOwnVolumes } from './volumes.ts';
 
 /**
@@ -37,16 +38,18 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
   );
   const [first] = all;
   await using _opened = first;
+  const made = request.newSandbox === '' ? undefined : newSandboxOf(first, request.newSandbox);
   await operation.phase('check', async () => {
     await criuVersion();
     if (all.length > 1 && request.name !== '')
       throw new GantryError('USAGE', 'it is the checkpoint of a pod: its containers keep their names');
-    for (const { images, manifest } of all) {
+    for (const { images, manifest, config } of all) {
+      checkName(manifest.container.name, source);
+      if (!request.trustConfig) refuseDemands(config, made);
       await checkFits(images, await thisHost());
       await checkImage(node, manifest);
     }
   });
-  const made = request.newSandbox === '' ? undefined : newSandboxOf(first, request.newSandbox);
   const sandboxId = made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '';
   const entries: RestoreEntry[] = [];
   for (const [index, { manifest }] of all.entries()) {

@@ -8,7 +8,7 @@ import type { Destination } from './destination.ts';
 import { packFolder } from './layer.ts';
 
 /** Where kubelet has its pods' emptyDirs, wherever its own folder is. */
-const EMPTY_DIR = /\/pods\/[^/]+\/volumes\/kubernetes\.io~empty-dir\/([a-z0-9][a-z0-9.-]*)$/;
+const EMPTY_DIR = /\/pods\/[a-zA-Z0-9-]+\/volumes\/kubernetes\.io~empty-dir\/([a-z0-9]([a-z0-9.-]*[a-z0-9])?)$/;
 
 /**
  * What a container mounts. The content of an emptyDir is the pod's own, and goes with it; that of any other volume is
@@ -24,7 +24,7 @@ export function volumesOf({ mounts }: ContainerConfig): Volume[] {
 
 /** A pod that was made from a checkpoint has its emptyDirs here. */
 function emptyDirOfOurs(hostPath: string): string {
-  return hostPath.includes(`/${FOLDER}/`) ? basename(hostPath) : '';
+  return new RegExp(`/${FOLDER}/[a-f0-9-]+/[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`).test(hostPath) ? basename(hostPath) : '';
 }
 
 /** Saves what is in the emptyDirs of a container. @param saved names of those that another container of the pod has saved */

@@ -1,22 +1,87 @@
 import { Command } from 'commander';
+import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 import { type Slot, SlotPhase } from '../gen/gantry/v1/slots.ts';
+import { type Inspection, inspect } from '../inspect/inspection.ts';
+import { openAll } from '../inspect/open.ts';
+import { tablesOf } from '../inspect/text.ts';
 import { Slots } from '../surgery/slots.ts';
+import { FileProgress, formatTables, identitiesIn, identityOption, interruptible } from './checkpoint-files.ts';
 import { type Format, formatJson, formatTable, outputOption } from './output.ts';
 
-/** `gantry inspect`: a slot and its history. */
+interface Options {
+  memory: boolean;
+  files: boolean;
+  sockets: boolean;
+  mounts: boolean;
+  env: boolean;
+  all: boolean;
+  identity: string[];
+  cri: string;
+  outputFormat: Format;
+}
+
+/** `gantry inspect`: a checkpoint, or a slot and its history. */
 export function inspectCommand(): Command {
   return new Command('inspect')
-    .description('show a slot: who is in it, who is behind it, and what has been done to it')
-    .argument('<container>', 'ID (virtual or real), ID prefix or name of a slot')
-    .option('--cri <socket>', "the relay's socket", '/run/gantry/cri.sock')
+    .description('show what is in a checkpoint; or a slot: who is in it, and what has been done to it')
+    .argument('<what>', 'archive or folder of a checkpoint; or ID (virtual or real), ID prefix or name of a slot')
+    .option('--memory', 'of a checkpoint: memory of each process by mapping', false)
+    .option('--files', 'of a checkpoint: open files', false)
+    .option('--sockets', 'of a checkpoint: sockets, their peers and state', false)
+    .option('--mounts', 'of a checkpoint: mounts', false)
+    .option('--env', 'of a checkpoint: environment of each process; there may be secrets in it', false)
+    .option('--all', 'of a checkpoint: all of these, the environment too, and how long the dump took', false)
+    .addOption(identityOption())
+    .option('--cri <socket>', "of a slot: the relay's socket", '/run/gantry/cri.sock')
     .addOption(outputOption())
-    .addHelpText('after', '\nExample:\n  gantry inspect redis -o json | jq ".history[-1]"')
-    .action(async (wanted: string, options: { cri: string; outputFormat: Format }) => {
+    .addHelpText(
+      'after',
+      `
+What has a "/" in it, or is the name of a file or folder that exists, is a checkpoint: one of gantry's, or as far as they
+tell, of containerd, CRI-O and Podman. -o json tells everything of it but the environment, which needs --env or --all.
+
+Examples:
+  gantry inspect /var/tmp/redis.tar --sockets
+  gantry inspect redis.tar.age --identity key.txt -o json | jq ".processes[].commandLine.words"
+  gantry inspect redis -o json | jq ".history[-1]"`,
+    )
+    .action(async (wanted: string, options: Options) => {
+      if (wanted.includes('/') || (await exists(wanted))) {
+        await inspectCheckpoint(wanted, options);
+        return;
+      }
       using slots = new Slots(options.cri);
       const slot = choose(await slots.list(), wanted);
       console.log(options.outputFormat === 'json' ? formatJson(summaryOf(slot)) : textOf(slot));
     });
+}
+
+function inspectCheckpoint(path: string, options: Options): Promise<void> {
+  return interruptible(async (signal) => {
+    const { all } = options;
+    const environment = options.env || all;
+    using progress = new FileProgress('gantry inspect');
+    const identities = await identitiesIn(options.identity);
+    const onUnpacked = (bytes: number) => progress.unpacked(bytes);
+    await using opened = await openAll(path, { identities, signal, onUnpacked });
+    const containers: Inspection[] = [];
+    for (const one of opened.containers) containers.push(await inspect(one, { environment }));
+    progress.clear();
+    if (options.outputFormat === 'json') {
+      console.log(formatJson(opened.pod === undefined ? containers[0] : { ...opened.pod, containers }));
+      return;
+    }
+    const sections = {
+      memory: options.memory || all,
+      files: options.files || all,
+      sockets: options.sockets || all,
+      mounts: options.mounts || all,
+      environment,
+      statistics: all,
+    };
+    console.log(containers.map((one) => formatTables(tablesOf(one, sections))).join('\n\n\n'));
+  });
 }
 
 function choose(slots: readonly Slot[], wanted: string): Slot {

@@ -1,8 +1,8 @@
-import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
-import { GantryError, messageOf } from '../errors.ts';
+import { GantryError } from '../errors.ts';
 import { AgentService, RestoreRequest, SurgeryRequest } from '../gen/gantry/v1/agent.ts';
+import { identitiesIn, identityOption } from './checkpoint-files.ts';
 import { agentOption, runOperation } from './operation.ts';
 import { type Format, formatJson, outputOption } from './output.ts';
 
@@ -14,6 +14,7 @@ interface Options {
   identity: string[];
   tcpClose: boolean;
   allowSetuid: boolean;
+  trustConfig: boolean;
   criuOption: string[];
   agent: string;
   outputFormat: Format;
@@ -33,9 +34,10 @@ export function restoreCommand(): Command {
     .option('--new-sandbox <name>', 'make a sandbox of that name, configured as the one that the checkpoint is from')
     .option('--in-place <container>', 'put it in the place of a container that runs, as gantry swap does')
     .option('--name <name>', 'of the container, where it is to be another one')
-    .option('--identity <file>', 'key of age that an encrypted archive was made for; may be repeated', collect, [])
+    .addOption(identityOption())
     .option('--tcp-close', 'close the TCP connections that were open', false)
     .option('--allow-setuid', 'accept files that are setuid or have capabilities', false)
+    .option('--trust-config', 'its configuration may ask for files of the node, devices and privileges', false)
     .option('--criu-option <line>', 'a line of configuration for CRIU, see criu(8); may be repeated', collect, [])
     .addOption(agentOption())
     .addOption(outputOption())
@@ -71,9 +73,10 @@ async function requestFor(source: string, options: Options): Promise<RestoreRequ
     sandbox: options.sandbox ?? '',
     newSandbox: options.newSandbox ?? '',
     name: options.name ?? '',
-    identities: (await Promise.all(options.identity.map(identitiesIn))).flat(),
+    identities: await identitiesIn(options.identity),
     tcpClose: options.tcpClose,
     allowSetuid: options.allowSetuid,
+    trustConfig: options.trustConfig,
     criuOptions: options.criuOption,
   });
 }
@@ -87,16 +90,4 @@ function swapFor(source: string, target: string): SurgeryRequest {
     retainSeconds: 86_400,
     who: process.env.SUDO_USER ?? process.env.USER ?? '',
   });
-}
-
-/** As age-keygen writes them: a key a line, beside comments. */
-async function identitiesIn(file: string): Promise<string[]> {
-  try {
-    return (await readFile(file, 'utf8'))
-      .split('\n')
-      .map((line) => line.trim())
-      .filter((line) => line !== '' && !line.startsWith('#'));
-  } catch (error) {
-    throw new GantryError('USAGE', `cannot read the key ${file}: ${messageOf(error)}`, { cause: error });
-  }
 }

@@ -219,7 +219,16 @@ describe('a checkpoint', () => {
     await inside(pod.container, 'echo then >/cache/file');
     await gantry('checkpoint', pod.container, '--archive', `${FOLDER}/a.tar --leave-running`);
     await inside(pod.container, 'echo now >/cache/file');
-    const { containerId, sandboxId } = await gantry('restore', `${FOLDER}/a.tar`, '--new-sandbox', 'own');
+    const refused = await labExec(NAME, 'a', ['gantry', 'restore', `${FOLDER}/a.tar`, '--new-sandbox', 'own'], {
+      reject: false,
+    });
+    expect([refused.exitCode, refused.stderr]).toEqual([36, expect.stringMatching(/the node's \/var\/tmp\/config/)]);
+    const { containerId, sandboxId } = await gantry(
+      'restore',
+      `${FOLDER}/a.tar`,
+      '--new-sandbox',
+      'own --trust-config',
+    );
     expect(await inside(containerId, 'cat /cache/file /config/file; ls -A /cache')).toBe('then\ngiven\n.wh.kept\nfile');
     expect(await inside(pod.container, 'cat /cache/file')).toBe('now');
     await cri.removeSandbox(sandboxId);

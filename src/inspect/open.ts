@@ -1,0 +1,152 @@
+import { stat } from 'node:fs/promises';
+import { bad, IMAGES, MANIFEST, type Manifest, parseManifest, SPEC, STATISTICS } from '../archive/layout.ts';
+import { checkPod, type PodManifest } from '../archive/pod.ts';
+import type { ImageSource } from '../criu/source.ts';
+import { errnoOf, GantryError, messageOf } from '../errors.ts';
+import { openRegular, type Packing, packingIn } from './form.ts';
+import { ArchiveMembers, FolderMembers, type Members, type MembersOfAll } from './members.ts';
+import { sum } from './units.ts';
+import { unpack } from './unpack.ts';
+
+export interface OpenOptions {
+  /** age identities ("AGE-SECRET-KEY-…"), for an encrypted archive. */
+  readonly identities?: readonly string[];
+  readonly signal?: AbortSignal | undefined;
+  /** Told of each piece that is unpacked, in bytes. */
+  readonly onUnpacked?: ((bytes: number) => void) | undefined;
+  /** Which members are unpacked; all when left out. */
+  readonly keeps?: ((name: string) => boolean) | undefined;
+}
+
+const FORBIDDEN = new Set(['EACCES', 'EPERM']);
+
+/** What was opened: a checkpoint of one container, or of a pod with several. */
+export interface Opened extends AsyncDisposable {
+  /** Of a pod; its containers are what it says. */
+  readonly pod?: PodManifest;
+  /** One at least. */
+  readonly containers: readonly Checkpoint[];
+}
+
+/**
+ * A folder and an archive are read where they are; one that is compressed or encrypted is unpacked into a folder that
+ * nobody else may enter ($TMPDIR), until the result is disposed.
+ *
+ * Errors: NOT_FOUND; BAD_ARCHIVE; UNSUPPORTED, for a version not known here; NO_SPACE; USAGE without its key.
+ */
+export async function openAll(path: string, options: OpenOptions = {}): Promise<Opened> {
+  const found = await stat(path).catch((error: unknown) => {
+    if (FORBIDDEN.has(errnoOf(error) ?? '')) throw new GantryError('USAGE', messageOf(error), { cause: error });
+    throw new GantryError('NOT_FOUND', `there is no checkpoint ${path}: ${messageOf(error)}`, { cause: error });
+  });
+  const { own, containers, packing } = found.isDirectory()
+    ? { own: await FolderMembers.open(path), containers: new Map<string, Members>(), packing: 'folder' as const }
+    : await openFile(path, options);
+  const rest = { path, packing, sizeBytes: found.isDirectory() ? sum(own.sizes.values()) : found.size };
+  const dispose = { [Symbol.asyncDispose]: () => own[Symbol.asyncDispose]() };
+  try {
+    if (containers.size === 0) return { ...dispose, containers: [await Checkpoint.of('', { ...rest, members: own })] };
+    const texts = new Map<string, string>();
+    const all: Checkpoint[] = [];
+    for (const [name, members] of containers) {
+      texts.set(name, (await members.text(MANIFEST)) ?? '');
+      all.push(await Checkpoint.of(name, { ...rest, members }));
+    }
+    return { ...dispose, pod: checkPod((await own.text(MANIFEST)) ?? '', path, texts), containers: all };
+  } catch (error) {
+    await own[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** A checkpoint of one container whose files can be read; nothing of it is verified. */
+export class Checkpoint implements AsyncDisposable {
+  /** In the archive of its pod; '' of one that is on its own. */
+  readonly name: string;
+  readonly path: string;
+  readonly packing: Packing | 'folder';
+  /** Of the file, or of all files of the folder; of a pod's, of all of it. */
+  readonly sizeBytes: number;
+  readonly members: Members;
+  /** undefined: it was not made by gantry. */
+  readonly manifest: Manifest | undefined;
+  #owner: AsyncDisposable | undefined;
+
+  private constructor(
+    name: string,
+    fields: Pick<Checkpoint, 'path' | 'packing' | 'sizeBytes' | 'members' | 'manifest'>,
+  ) {
+    this.name = name;
+    this.path = fields.path;
+    this.packing = fields.packing;
+    this.sizeBytes = fields.sizeBytes;
+    this.members = fields.members;
+    this.manifest = fields.manifest;
+  }
+
+  /** Its members stay their owner's to dispose. Errors: BAD_ARCHIVE, UNSUPPORTED. */
+  static async of(
+    name: string,
+    fields: Pick<Checkpoint, 'path' | 'packing' | 'sizeBytes' | 'members'>,
+  ): Promise<Checkpoint> {
+    const { members } = fields;
+    const text = await members.text(MANIFEST);
+    if (text === undefined && !members.has(SPEC) && !members.has(`${IMAGES}/inventory.img`))
+      throw bad(members.where, `it has neither ${MANIFEST} nor ${SPEC} nor images of CRIU`);
+    const manifest = text === undefined ? undefined : parseManifest(text, members.where);
+    return new Checkpoint(name, { ...fields, manifest });
+  }
+
+  /** The one container of a checkpoint, or one of a pod's by its name. Errors: as for {@link openAll}; USAGE without a name. */
+  static async open(path: string, options: OpenOptions & { readonly container?: string } = {}): Promise<Checkpoint> {
+    const opened = await openAll(path, options);
+    const { containers } = opened;
+    const { container } = options;
+    const one = containers.find(({ name }) => (container === undefined ? containers.length === 1 : name === container));
+    if (one !== undefined) {
+      one.#owner = opened;
+      return one;
+    }
+    await opened[Symbol.asyncDispose]();
+    const names = containers.map(({ name }) => name || '(only one)').join(', ');
+    if (container !== undefined) {
+      throw new GantryError('NOT_FOUND', `${path} has no container ${container}, but ${names}`);
+    }
+    throw new GantryError('USAGE', `${path} is the checkpoint of a pod with the containers ${names}`, {
+      hint: 'say which: --container NAME',
+    });
+  }
+
+  /** CRIU's images; its statistics, which runc has put beside them, among them. */
+  get images(): ImageSource {
+    const { members } = this;
+    const prefix = `${IMAGES}/`;
+    return {
+      names: async () => {
+        const names = [...members.sizes.keys()].filter((name) => name.startsWith(prefix));
+        const inImages = names.map((name) => name.slice(prefix.length));
+        return members.has(STATISTICS) && !inImages.includes(STATISTICS) ? [...inImages, STATISTICS] : inImages;
+      },
+      read: (name, from, length) =>
+        members.read(members.has(`${prefix}${name}`) ? `${prefix}${name}` : name, from, length),
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#owner?.[Symbol.asyncDispose]();
+  }
+}
+
+async function openFile(path: string, options: OpenOptions): Promise<MembersOfAll & { packing: Packing }> {
+  const file = await openRegular(path, true);
+  let isKept = false;
+  try {
+    const packing = await packingIn(file);
+    if (packing !== 'plain') return { ...(await unpack(path, options)), packing };
+    const members = await ArchiveMembers.open(path, file, options.signal);
+    isKept = true;
+    return { ...members, packing };
+  } finally {
+    if (!isKept) await file.close();
+  }
+}
