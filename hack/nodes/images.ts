@@ -14,6 +14,7 @@ export const IMAGES = {
   pause: 'gantry.lab/pause:1',
   busybox: 'gantry.lab/busybox:1',
   redis: 'gantry.lab/redis:1',
+  tools: 'gantry.lab/tools:1',
 } as const;
 
 export type ImageName = keyof typeof IMAGES;
@@ -31,7 +32,7 @@ export async function ensureImages(suite: Suite, root: string, signal: AbortSign
     const fresh = `${folder}.new`;
     await rm(fresh, { recursive: true, force: true });
     await mkdir(fresh, { recursive: true });
-    for (const image of [await pause(root), await busybox(root), await redis(root)]) {
+    for (const image of [await pause(root), await busybox(root), await redis(root), await tools(root)]) {
       signal.throwIfAborted();
       const name = IMAGE_NAMES.find((candidate) => IMAGES[candidate] === image.reference);
       await writeFile(join(fresh, `${name}.tar`), ociArchive(image));
@@ -99,6 +100,20 @@ async function redis(root: string): Promise<Image> {
       ],
       WorkingDir: '/data',
     },
+  };
+}
+
+/** Perl without its modules: small programs of tests make system calls with it. */
+async function tools(root: string): Promise<Image> {
+  const perl = '/usr/bin/perl';
+  return {
+    reference: IMAGES.tools,
+    files: withFolders([
+      ...(await busyboxFiles(root)),
+      await program(root, perl, 'usr/bin/perl'),
+      ...(await libraries(root, perl)),
+    ]),
+    config: { Env: [PATH], Cmd: ['sh'], WorkingDir: '/' },
   };
 }
 

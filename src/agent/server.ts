@@ -3,6 +3,7 @@ import { connect } from 'node:net';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Metadata, Server, ServerCredentials, type ServerWritableStream, type ServiceError } from '@grpc/grpc-js';
+import { check } from '../check/check.ts';
 import { checkpoint } from '../checkpoint/checkpoint.ts';
 import { restore } from '../checkpoint/restore.ts';
 import { makePrivateFolder } from '../durable.ts';
@@ -134,6 +135,7 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
     swap: (call) => run(call, 'swap', call.request.target, (operation) => swap(node, call.request, operation)),
     rollback: (call) =>
       run(call, 'rollback', call.request.target, (operation) => rollback(node, call.request, operation)),
+    check: (call) => run(call, 'check', call.request.target, (operation) => check(node, call.request, operation)),
     cancel: (call, reply) => reply(null, { accepted: operations.get(call.request.operationId)?.cancel() ?? false }),
   };
 }

@@ -1,5 +1,6 @@
 import type { TLSSocket } from 'node:tls';
 import type { Node } from '../agent/node.ts';
+import { nodeFacts } from '../check/proc/node.ts';
 import { GantryError } from '../errors.ts';
 import type { Purpose } from '../transfer/peer.ts';
 import type { TargetEntry } from './journal.ts';
@@ -47,6 +48,11 @@ export class Acceptor {
         if (entry?.state === 'serving' || entry?.state === 'failed') await this.#node.journal.remove(entry);
         answer({ ok: true });
         return void socket.end();
+      }
+      case 'facts': {
+        const facts = await nodeFacts(this.#node, purpose.images);
+        answer({ ok: true });
+        return void socket.end(JSON.stringify(facts));
       }
       default:
         throw new GantryError('UNSUPPORTED', `node ${this.#node.config.node} does not know this kind of connection`);

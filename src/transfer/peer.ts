@@ -21,7 +21,9 @@ export type Purpose =
   | { kind: 'session'; operation: string }
   | { kind: 'data'; operation: string; stream: 'files' | 'images' }
   | { kind: 'outcome'; operation: string }
-  | { kind: 'done'; operation: string };
+  | { kind: 'done'; operation: string }
+  /** What the peer's node has, for a check; the answer is JSON up to the end of the connection. */
+  | { kind: 'facts'; operation: string; images: readonly string[] };
 
 type Answer = { ok: true; outcome?: string } | { ok: false; reason: Reason; message: string; hint: string };
 

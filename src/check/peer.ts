@@ -1,0 +1,31 @@
+import { text } from 'node:stream/consumers';
+import type { Node } from '../agent/node.ts';
+import { GantryError } from '../errors.ts';
+import { connectPeer } from '../transfer/peer.ts';
+import type { NodeFacts } from './proc/node.ts';
+
+const LIMIT_MS = 10_000;
+
+/** Asks a peer what it has. Errors: PEER_UNKNOWN, PEER_UNREACHABLE, PEER_UNTRUSTED, PEER_LOST. */
+export async function askPeer(
+  node: Node,
+  peer: string,
+  images: readonly string[],
+  signal: AbortSignal,
+): Promise<NodeFacts> {
+  const operation = '0'.repeat(16);
+  const { socket } = await connectPeer(node.config, peer, { kind: 'facts', operation, images }, signal);
+  const limit = setTimeout(() => socket.destroy(new Error('silent')), LIMIT_MS);
+  try {
+    return JSON.parse(await text(socket)) as NodeFacts;
+  } catch (error) {
+    signal.throwIfAborted();
+    throw new GantryError('PEER_LOST', `peer ${peer} did not say what it has`, {
+      cause: error,
+      hint: 'is its agent of the same version?',
+    });
+  } finally {
+    clearTimeout(limit);
+    socket.destroy();
+  }
+}

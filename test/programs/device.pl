@@ -1,0 +1,2 @@
+open our $device, '+<', $ARGV[0] or die $!;
+stay();

@@ -1,0 +1,2 @@
+open our $file, '<', $ARGV[0] or die $!;
+stay();

@@ -1,0 +1,2 @@
+socket our $packet, 17, 3, unpack('n', pack('S', 3)) or die $!;
+stay();

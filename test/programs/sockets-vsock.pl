@@ -1,0 +1,2 @@
+socket our $vsock, 40, 1, 0 or die $!;
+stay();

@@ -1,0 +1,3 @@
+# For its own faults only, which needs no right.
+call(323, 282, 1);
+stay();
