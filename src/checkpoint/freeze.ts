@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import { kill } from 'node:process';
 import type { Node } from '../agent/node.ts';
 import { exists } from '../durable.ts';
@@ -27,6 +28,7 @@ export class FrozenContainer {
   static async freeze(node: Node, container: ContainerDetail, entry: SourceEntry): Promise<FrozenContainer> {
     const frozen = await FrozenContainer.find(container);
     if (frozen === undefined) throw new GantryError('NOT_RUNNING', `container ${container.name} has just ended`);
+    await frozen.#refuseStopped(container.name);
     await node.journal.write(entry);
     frozen.#forget = () => node.journal.remove(entry);
     try {
@@ -36,6 +38,18 @@ export class FrozenContainer {
     } catch (error) {
       await frozen[Symbol.asyncDispose]();
       throw error;
+    }
+  }
+
+  /** CRIU would wait for ever: in a frozen group of cgroup v1 nobody can attach to a task that a signal has stopped. */
+  async #refuseStopped(name: string): Promise<void> {
+    if (this.#freezer.version !== 1) return;
+    for (const pid of await this.processes()) {
+      const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
+      if (!/^[Tt]$/.test(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[0] ?? '')) continue;
+      throw new GantryError('UNSUPPORTED', `process ${pid} of container ${name} is stopped, and cannot be dumped so`, {
+        hint: `let it go on first (kill -CONT ${pid}), or end who traces it`,
+      });
     }
   }
 

@@ -45,6 +45,12 @@ const OURS = new Set([
   ...['freeze-cgroup', 'manage-cgroups', 'shell-job', 'exec-cmd', 'daemon', 'tcp-established', 'tcp-close'],
 ]);
 
+/** What the runtimes tell CRIU themselves, over what its configuration says: here they have to be told. */
+const RUNTIMES_OWN = {
+  runc: new Set(['ext-unix-sk', 'link-remap', 'tcp-skip-in-flight']),
+  crun: new Set(['ext-unix-sk']),
+};
+
 /** Errors: USAGE, for lines that are none or that are not for users to give. */
 export function checkLines(lines: readonly string[]): void {
   for (const line of lines) {
@@ -71,8 +77,12 @@ export async function dump(container: string, images: string, work: string, opti
   const args = ['checkpoint', '--image-path', images, '--work-path', work, '--leave-running', '--file-locks'];
   if (options.tcp === 'established') args.push('--tcp-established');
   if (await onCgroupV1()) args.push('--manage-cgroups-mode', 'ignore');
+  const runtime = await runtimeOf(container);
+  args.push(
+    ...(options.lines ?? []).flatMap((line) => (RUNTIMES_OWN[runtime].has(line.trim()) ? [`--${line.trim()}`] : [])),
+  );
   try {
-    await run(await runtimeOf(container), ['--root', RUNC_ROOT, ...args, container], {
+    await run(runtime, ['--root', RUNC_ROOT, ...args, container], {
       reason: 'CHECKPOINT_FAILED',
       env: { CRIU_CONFIG_FILE: configuration },
       timeoutMs: options.timeoutMs ?? DUMP_LIMIT_MS,
@@ -95,6 +105,7 @@ export async function dump(container: string, images: string, work: string, opti
 export async function restoreOptions({ tcp, lines = [] }: CriuOptions): Promise<{ args: string[]; lines: string[] }> {
   const args = ['--file-locks'];
   if (tcp === 'established') args.push('--tcp-established');
+  if (lines.includes('ext-unix-sk')) args.push('--ext-unix-sk');
   // On v1 the image holds the freezer's state, which would be written back; on v2 `ignore` loses the private namespace.
   if (await onCgroupV1()) args.push('--manage-cgroups-mode', 'ignore');
   return { args, lines: [...(tcp === 'close' ? ['tcp-close'] : []), ...lines] };

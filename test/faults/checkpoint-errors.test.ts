@@ -108,6 +108,20 @@ describe('a checkpoint', () => {
     await expectUntouched('/var/tmp/x');
   });
 
+  test('of a process that a signal has stopped, which goes on as it was', async () => {
+    const { container, sandbox: own } = await world.runContainer(world.a, { name: 'stopped' });
+    using cri = new Cri(world.a.runtimeSocket);
+    const { pid } = await cri.describe(container);
+    await world.shell(world.a, `kill -STOP ${pid}`);
+    expectReason(await checkpoint('stopped', '/var/tmp/x'), 'UNSUPPORTED', /is stopped/);
+    await world.shell(world.a, `kill -CONT ${pid}`);
+    const saved = await checkpoint('stopped', '/var/tmp/x');
+    expect(saved.exitCode, saved.stderr).toBe(0);
+    await world.shell(world.a, 'rm -r /var/tmp/x');
+    await cri.removeSandbox(own);
+    await expectUntouched('/var/tmp/x');
+  });
+
   test('without CRIU', async () => {
     {
       await using _ = await world.withoutCriu(world.a);

@@ -237,20 +237,6 @@ describe('a checkpoint', () => {
     expect(await left()).toBe('');
     await shell(`rm -r /var/lib/kubelet /var/tmp/config`);
   });
-
-  test('of a crun container', async () => {
-    const pod = await runPod(node.runtimeSocket, node.pid, {
-      name: 'crun',
-      image: lab.images.redis,
-      command: ['redis-server', '--save', ''],
-      runtimeHandler: 'crun',
-    });
-    await inside(pod.container, 'redis-cli set who crun');
-    await gantry('checkpoint', pod.container, '--archive', `${FOLDER}/a.tar`);
-    await cri.removeSandbox(pod.sandbox);
-    const { containerId } = await gantry('restore', `${FOLDER}/a.tar`, '--new-sandbox', 'crun-again');
-    expect(await inside(containerId, 'redis-cli get who')).toBe('crun');
-  });
 });
 
 describe('a pod of two containers', () => {

@@ -73,27 +73,10 @@ export interface Status {
 export interface AnswerRewriter {
   /** The message that takes its place; undefined to leave it out (of a stream). At most 16 MiB before and after. */
   message?(message: Uint8Array): Uint8Array | undefined | Promise<Uint8Array | undefined>;
-  /**
-   * The same for a message that can be changed while it comes: used instead of `message` where the runtime sends it
-   * plainly, so that the client has its beginning before the runtime has written its end.
-   *
-   * @param length of the message that comes
-   */
-  gradual?(length: number): GradualRewriter;
   /** One more message, after the last of an answer that ends well. Of several rewriters of one answer, one may have it. */
   end?(): Uint8Array | undefined;
   /** The status that takes its place. When it is another one, `grpc-status-details-bin`, which repeats it, is left out. */
   status?(status: Status): Status;
-}
-
-/** Changes one message piece by piece. */
-export interface GradualRewriter {
-  /** Of what it makes of the message: exactly as much as this. */
-  readonly length: number;
-  /** What the client is sent for the bytes that have come; a view of them is only good until it returns. */
-  change(bytes: Buffer): Buffer;
-  /** After all of them. */
-  rest(): Buffer;
 }
 
 export const PASS: Pass = { kind: 'pass' };

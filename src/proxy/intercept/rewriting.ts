@@ -2,9 +2,9 @@ import { type StatusCode, status } from '../../grpc-status.ts';
 import { type Field, type Fields, fieldValue } from '../h2/fields.ts';
 import type { AnswerStage } from '../h2/splice.ts';
 import type { Stream } from '../h2/stream.ts';
-import { framed, HEAD_BYTES, headOf, MessageError, MessageReader } from '../messages.ts';
+import { framed, headOf, MessageError, MessageReader } from '../messages.ts';
 import { codeOf, decodeMessage, statusFields } from '../status.ts';
-import type { AnswerRewriter, GradualRewriter } from './interceptor.ts';
+import type { AnswerRewriter } from './interceptor.ts';
 
 /** What gRPC clients of the CRI take at most (kubelet's and crictl's maximum message size). */
 export const MOST_MESSAGE_BYTES = 16 * 1024 * 1024;
@@ -21,8 +21,6 @@ export class Rewriting implements AnswerStage {
   readonly #fail: (error: unknown) => void;
   #credit: (bytes: number) => void = () => undefined;
   #reader: MessageReader | undefined;
-  #gradual: GradualRewriter | undefined;
-  #left = 0; // of the message that it changes
   #owed = 0; // bytes of the runtime's that it has not been given back
   #tail: Promise<void> | undefined; // ends when all messages so far have been rewritten
 
@@ -45,7 +43,7 @@ export class Rewriting implements AnswerStage {
 
   end(last: Fields, send: (last: Fields) => void): void {
     const finish = (): void => {
-      if (this.#reader?.partial === true || this.#gradual !== undefined) {
+      if (this.#reader?.partial === true) {
         this.#fail(new MessageError(status.INTERNAL, 'the runtime ended its answer inside a message'));
       } else {
         if (fieldValue(last, 'grpc-status') === '0') this.#send(this.#rewriter.end?.());
@@ -59,42 +57,11 @@ export class Rewriting implements AnswerStage {
   #read(view: Buffer): void {
     this.#owed += view.length;
     try {
-      const left = this.#rewriter.gradual === undefined ? view : this.#readGradually(view);
-      if (left.length > 0) for (const message of this.#reader?.read(left) ?? []) this.#rewrite(message);
+      for (const message of this.#reader?.read(view) ?? []) this.#rewrite(message);
     } catch (error) {
       this.#fail(error);
     }
     this.#settle();
-  }
-
-  /** What of a view is not of a message that is changed while it comes. */
-  #readGradually(view: Buffer): Buffer {
-    let at = 0;
-    while (at < view.length) {
-      if (this.#gradual === undefined) {
-        const isPlain = this.#reader?.partial === false && view.length - at >= HEAD_BYTES && view[at] === 0;
-        // A head in two pieces, or a compressed message: as a whole.
-        if (!isPlain) return view.subarray(at);
-        const length = view.readUInt32BE(at + 1);
-        if (length > MOST_MESSAGE_BYTES) return view.subarray(at);
-        this.#gradual = this.#rewriter.gradual?.(length);
-        this.#left = length;
-        at += HEAD_BYTES;
-        this.#down.sendData(headOf(this.#gradual?.length ?? 0), false);
-      }
-      const piece = view.subarray(at, at + this.#left);
-      at += piece.length;
-      this.#left -= piece.length;
-      if (piece.length > 0) this.#sendNotEmpty(this.#gradual?.change(piece));
-      if (this.#left > 0) break;
-      this.#sendNotEmpty(this.#gradual?.rest());
-      this.#gradual = undefined;
-    }
-    return view.subarray(at);
-  }
-
-  #sendNotEmpty(bytes: Buffer | undefined): void {
-    if (bytes !== undefined && bytes.length > 0) this.#down.sendData(bytes, false);
   }
 
   #rewrite(message: Uint8Array): void {

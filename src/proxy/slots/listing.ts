@@ -1,4 +1,4 @@
-import type { GradualRewriter, Pass } from '../intercept/interceptor.ts';
+import type { Pass } from '../intercept/interceptor.ts';
 import { FieldCursor, fieldsOf, LENGTH } from '../wire.ts';
 import { lengthField, lengthHead, numberAt, textIn, textMapIn } from './edit.ts';
 import type { Face } from './face.ts';
@@ -9,37 +9,22 @@ const FILTER = 1;
 const ITEMS = 1;
 const EMPTY = new Uint8Array();
 
-const NO_BYTES = Buffer.alloc(0);
-/** For slots that are made or changed while the answer comes: each adds what its face has more than its occupant. */
-const SPARE_BYTES = 4096;
-/** Tag and length of an item. */
-const MOST_HEAD_BYTES = 6;
-/** The largest number that a field can have: no definition of the CRI will get there. */
-const FILL = 2 ** 29 - 1;
-/** Its tag, and a length that is always written in five bytes. */
-const LEAST_FILL_BYTES = 10;
-
 /** What is listed: containers, or their statistics. Field numbers of runtime.v1. */
 interface Kind {
   readonly filter: { readonly id: number; readonly state?: number; readonly sandbox: number; readonly labels: number };
   /** Of the item between two offsets. */
   id(list: Buffer, from: number, to: number): string;
   labels(item: Uint8Array): ReadonlyMap<string, string>;
-  /** Of what stands in a list for that slot, beyond what the runtime had in its place; in bytes. */
-  most(face: Face): number;
   /** undefined when nothing can be shown without an occupant */
   render(face: Face, real: Uint8Array | undefined): Uint8Array | undefined;
 }
 
 const CONTAINER_STATE = 6;
-/** A state, of whatever number. */
-const MOST_STATE_BYTES = 12;
 
 const CONTAINERS: Kind = {
   filter: { id: 1, state: 2, sandbox: 3, labels: 4 },
   id: firstText,
   labels: (item) => textMapIn(item, 8),
-  most: (face) => face.container(undefined).length + MOST_STATE_BYTES,
   render: (face, real) => face.container(real && numberAt(real, CONTAINER_STATE)),
 };
 
@@ -52,7 +37,6 @@ const STATS: Kind = {
     return '';
   },
   labels: (item) => textMapIn(first(item, 1), 3),
-  most: (face) => face.stats(undefined).length,
   render: (face, real) => real && face.stats(real),
 };
 
@@ -109,42 +93,8 @@ export class Listing {
   pass(streams: boolean): Pass {
     const rewriter = streams
       ? { message: (bytes: Uint8Array) => this.#rewrite(bytes), end: () => this.#missing() }
-      : {
-          message: (bytes: Uint8Array) => joined(this.#rewrite(bytes), this.#missing()),
-          gradual: (length: number) => this.#gradual(length),
-        };
+      : { message: (bytes: Uint8Array) => joined(this.#rewrite(bytes), this.#missing()) };
     return { kind: 'pass', request: this.#request, rewriter };
-  }
-
-  /**
-   * The length of an answer comes before it, and how long it will be is known when it has been read. So it is said to be as
-   * long as it can become at most, and what is missing at the end is filled up with a field that nobody knows.
-   */
-  #gradual(length: number): GradualRewriter {
-    const known = new Set(Array.from(this.#table.faces, ({ slot }) => slot.id));
-    const faces = Array.from(this.#table.faces, (face) => this.#kind.most(face) + MOST_HEAD_BYTES);
-    const most = length + faces.reduce((sum, bytes) => sum + bytes, SPARE_BYTES);
-    let sent = 0;
-    let before: Buffer = NO_BYTES; // the beginning of an item that was cut in two
-    const send = (bytes: Buffer): Buffer => {
-      sent += bytes.length;
-      return bytes;
-    };
-    return {
-      length: most,
-      change: (bytes) => {
-        const list = before.length === 0 ? bytes : Buffer.concat([before, bytes]);
-        const whole = endOfLast(list);
-        before = Buffer.from(list.subarray(whole));
-        const part = list.subarray(0, whole);
-        const after = this.#rewrite(part);
-        return send(after === part ? part : Buffer.from(after.buffer, after.byteOffset, after.length));
-      },
-      rest: () => {
-        const last = send(Buffer.concat([before, this.#missing(known) ?? NO_BYTES]));
-        return Buffer.concat([last, fill(most - sent)]);
-      },
-    };
   }
 
   /** What does not change is copied in as few pieces as possible. */
@@ -180,11 +130,11 @@ export class Listing {
     return this.#kind.id(Buffer.from(item.buffer, item.byteOffset, item.length), 0, item.length);
   }
 
-  /** The slots whose occupant has not been in the answer: there is none, or it has come since the runtime looked. @param known only of these */
-  #missing(known?: ReadonlySet<string>): Uint8Array | undefined {
+  /** The slots whose occupant has not been in the answer: there is none, or it has come since the runtime looked. */
+  #missing(): Uint8Array | undefined {
     const items: Uint8Array[] = [];
     for (const face of this.#table.faces) {
-      if (face.slot.extra || this.#shown.has(face.slot.id) || known?.has(face.slot.id) === false) continue;
+      if (face.slot.extra || this.#shown.has(face.slot.id)) continue;
       const item = this.#render(face, undefined);
       if (item !== undefined) items.push(lengthField(ITEMS, item));
     }
@@ -205,24 +155,6 @@ export class Listing {
     for (const [name, value] of this.#labels) if (labels.get(name) !== value) return false;
     return true;
   }
-}
-
-/** Where the last field ends that is whole. */
-function endOfLast(list: Buffer): number {
-  let end = 0;
-  for (const field = new FieldCursor(list); field.next(); ) end = field.end;
-  return end;
-}
-
-/** One field of exactly so many bytes. */
-function fill(length: number): Buffer {
-  if (length < LEAST_FILL_BYTES) throw new Error(`the list has grown by ${-length} bytes more than it could`);
-  const bytes = Buffer.alloc(length);
-  bytes.set(lengthHead(FILL, 0).subarray(0, 5));
-  let rest = length - LEAST_FILL_BYTES;
-  for (let at = 5; at < LEAST_FILL_BYTES; at++, rest >>>= 7)
-    bytes[at] = (rest & 0x7f) | (at < LEAST_FILL_BYTES - 1 ? 0x80 : 0);
-  return bytes;
 }
 
 function joined(list: Uint8Array, more: Uint8Array | undefined): Uint8Array {

@@ -19,7 +19,6 @@ import { status } from '../../grpc-status.ts';
 import { silentLog } from '../../log.ts';
 import type { AnswerRewriter, Decision, HeldCall } from '../intercept/interceptor.ts';
 import { ID_FIELDS, METHODS } from '../methods.ts';
-import { FieldCursor } from '../wire.ts';
 import { AS_ATTRIBUTES, AS_CONTAINER, NUMBERS } from './face.ts';
 import { SLOT_LABEL } from './label.ts';
 import { slotMethods } from './service.ts';
@@ -113,32 +112,9 @@ async function rewritten(method: string, request: Uint8Array, answer: Uint8Array
   const { rewriter } = await passed(method, request);
   const message = rewriter.message === undefined ? answer : await rewriter.message(answer);
   const last = rewriter.end?.();
-  for (const size of rewriter.gradual === undefined ? [] : [1, 7, 300, answer.length + 1])
-    expect(await gradually(method, request, answer, size)).toEqual(Buffer.from(message ?? []));
   return message === undefined && last === undefined
     ? undefined
     : Buffer.concat([message ?? [], last ?? []].map((x) => Buffer.from(x)));
-}
-
-/** The same, in pieces, as it is sent; without what fills it up. */
-async function gradually(method: string, request: Uint8Array, answer: Uint8Array, size: number): Promise<Buffer> {
-  const { rewriter } = await passed(method, request);
-  const gradual = rewriter.gradual?.(answer.length);
-  if (gradual === undefined) throw new Error(`${method} is not changed while it comes`);
-  const pieces: Buffer[] = [];
-  for (let at = 0; at < answer.length; at += size) {
-    const view = Buffer.from(answer.subarray(at, at + size));
-    pieces.push(Buffer.from(gradual.change(view)));
-    view.fill(0xff); // it is read into again
-  }
-  const sent = Buffer.concat([...pieces, gradual.rest()]);
-  expect(sent).toHaveLength(gradual.length);
-  let end = 0;
-  for (const field = new FieldCursor(sent); field.next(); ) {
-    if (field.number < 2 ** 29 - 1) end = field.end;
-    else expect(field.end).toBe(sent.length);
-  }
-  return sent.subarray(0, end);
 }
 
 const aboutSlot = () => Buffer.concat([Buffer.from([0x0a, 64]), Buffer.from(VIRTUAL)]);
