@@ -272,7 +272,8 @@ describe('the node loses its power', () => {
     ).rejects.toMatchObject({ reason: 'NOT_RUNNING' });
   }
 
-  test.each(Object.entries(states))(
+  const few = ['after a swap', 'with a slot whose container is frozen'];
+  test.each(Object.entries(states).filter(([name]) => ALL || few.includes(name)))(
     '%s: kubelet sees that it has ended, and clears it away',
     async (_name, prepare) => {
       await prepare();
@@ -281,7 +282,7 @@ describe('the node loses its power', () => {
     },
   );
 
-  test.each(['prepare', 'change over', 'try'])('in "%s" of a swap', async (phase) => {
+  test.each(ALL ? ['prepare', 'change over', 'try'] : ['change over'])('in "%s" of a swap', async (phase) => {
     expect(await harmed({ verb: 'swap', phase }, reboot)).toBe(false);
     await expectEnded();
   });
