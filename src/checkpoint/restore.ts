@@ -44,7 +44,8 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
     if (all.length > 1 && request.name !== '')
       throw new GantryError('USAGE', 'it is the checkpoint of a pod: its containers keep their names');
     for (const { images, manifest, config } of all) {
-      checkName(manifest.container.name, source);
+      checkName(manifest.container.name);
+      if (request.name !== '') checkName(request.name);
       if (!request.trustConfig) refuseDemands(config, made);
       await checkFits(images, await thisHost());
       await checkImage(node, manifest);
@@ -215,6 +216,8 @@ function newSandboxOf({ sandboxConfig, manifest }: Saved, name: string): PodSand
   }
   const uid = randomUUID();
   const namespace = sandboxConfig.metadata?.namespace ?? 'default';
+  // Both become part of a path.
+  for (const part of [namespace, name]) checkName(part);
   const labels: Record<string, string> = { ...sandboxConfig.labels };
   for (const [key, value] of Object.entries({ 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.uid': uid }))
     if (key in labels) labels[key] = value;

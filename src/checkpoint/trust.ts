@@ -1,4 +1,3 @@
-import { bad } from '../archive/layout.ts';
 import { GantryError } from '../errors.ts';
 import { type ContainerConfig, NamespaceMode, type PodSandboxConfig } from '../gen/cri.ts';
 import { volumesOf } from './volumes.ts';
@@ -8,9 +7,9 @@ const NAME = /^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/;
 /** By these, runtimes are told to do more than what the configuration says. */
 const TELLING = /^(cdi\.k8s\.io|org\.criu|run\.oci|io\.containerd|io\.katacontainers|.*\.nri\.io)/;
 
-/** Errors: BAD_ARCHIVE, for a name that would lead a path elsewhere. @param where the archive, for the error */
-export function checkName(name: string, where: string): void {
-  if (!NAME.test(name)) throw bad(where, `${JSON.stringify(name)} is no name of a container`);
+/** Errors: USAGE, for a name that is none, and might lead a path elsewhere. */
+export function checkName(name: string): void {
+  if (!NAME.test(name)) throw new GantryError('USAGE', `${JSON.stringify(name)} is no name of a container or sandbox`);
 }
 
 /**
