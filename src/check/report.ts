@@ -70,7 +70,6 @@ function loadOf(
   const total = (of: (one: Checked) => number) => checked.reduce((all, one) => all + of(one), 0);
   const kinds = ['lazy', 'shared', 'copied', 'locked', 'huge'] as const;
   const memory = Object.fromEntries(kinds.map((kind) => [kind, total(({ memory: one }) => one.bytes[kind])]));
-  const isCrun = checked.some(({ facts }) => facts.runtime === 'crun');
   const target = there ?? here;
   return {
     memory: memory as MemoryFacts['bytes'],
@@ -79,7 +78,7 @@ function loadOf(
     bandwidthMbit,
     possible: {
       live: verdict === 'cold' || verdict === 'no' ? `the verdict is ${verdict}` : '',
-      hybrid: isCrun ? 'crun has no lazy pages' : target.hasUserfaultfd ? '' : `node ${target.node} has no userfaultfd`,
+      hybrid: target.hasUserfaultfd ? '' : `node ${target.node} has no userfaultfd`,
       preCopy: here.hasSoftDirty ? '' : `the kernel of node ${here.node} does not mark written pages`,
       cold: verdict === 'no' ? 'the verdict is no' : '',
     },

@@ -11,8 +11,8 @@ export async function checkDumpable(container: ContainerDetail): Promise<void> {
     });
   }
   const runtime = container.sandbox.runtimeHandler;
-  if (!['', 'runc', 'crun'].includes(runtime)) {
-    throw unsupported(`its runtime handler is "${runtime}": only runc and crun can checkpoint here`);
+  if (runtime !== '' && runtime !== 'runc') {
+    throw unsupported(`its runtime handler is "${runtime}": only runc can checkpoint here`);
   }
   const namespaces = container.config.linux?.securityContext?.namespaceOptions;
   if (namespaces?.network === NamespaceMode.NODE) throw unsupported("it uses the node's network");

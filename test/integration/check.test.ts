@@ -345,14 +345,11 @@ describe('of the pod', () => {
     expect(forcing(await check((started as Running).container))).toEqual(['cold user-namespace']);
   });
 
-  test('crun is a remark, and hybrid is not possible then', async () => {
+  test('a runtime other than runc is found', async () => {
     const pod = await TestPod.run('pod', { runtimeHandler: 'crun' });
     const report = await check((await pod.start('main', 'harmless')).container);
-    expect(found(report, 'crun').severity).toBe('hot');
-    expect(report.predictions.find(({ mode }) => mode === 'hybrid')).toMatchObject({
-      possible: false,
-      why: 'crun has no lazy pages',
-    });
+    expect(found(report, 'runtime').severity).toBe('cold');
+    expect(report.verdict).toBe('cold');
   });
 
   test('a kubelet that manages it is a remark', async () => {

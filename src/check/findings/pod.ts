@@ -77,25 +77,14 @@ function namespaces({ modes, processes, nodeNamespaces, init }: Facts): Finding[
 }
 
 function runtime({ runtimeHandler, runtime: program }: Facts): Finding[] {
-  if (!['', 'runc', 'crun'].includes(runtimeHandler)) {
-    return [
-      {
-        id: 'runtime',
-        severity: 'cold',
-        seen: `runtime handler ${runtimeHandler}`,
-        why: 'containers of runc and crun can be checkpointed, others cannot here',
-        todo: 'run it with runc',
-      },
-    ];
-  }
-  if (program === 'runc') return [];
+  if (['', 'runc'].includes(runtimeHandler) && program === 'runc') return [];
   return [
     {
-      id: 'crun',
-      severity: 'hot',
-      seen: 'the pod runs with crun',
-      why: 'crun has neither lazy pages nor a page server: memory moves while the container is frozen',
-      todo: 'run it with runc for the shortest interruption',
+      id: 'runtime',
+      severity: 'cold',
+      seen: `runtime handler ${runtimeHandler || program}`,
+      why: 'containers of runc can be checkpointed, others cannot here yet',
+      todo: 'run it with runc',
     },
   ];
 }
