@@ -164,7 +164,7 @@ describe.each(['agent', 'proxy', 'containerd'] as const)('%s is killed', (servic
     },
   );
 
-  test.each(ALL ? [5, 10, 20, 40, 60, 90, 120, 150, 200, 250] : [40, 150])(
+  test.each(ALL ? [5, 10, 20, 40, 60, 90, 120, 150, 200, 250] : [150])(
     '%i ms after a swap has begun to change over',
     async (delayMs) => {
       const what: Case = { verb: 'swap', phase: 'change over' };
@@ -173,12 +173,15 @@ describe.each(['agent', 'proxy', 'containerd'] as const)('%s is killed', (servic
   );
 });
 
-test.each(SWAPS)('the command is killed in "$phase" of $verb: the operation goes on', async (what) => {
-  await harmed(what, async (cut) => cut.abort());
-  await expectWhole(what, true);
-  using slots = new Slots(node.criSocket);
-  expect((await slots.list())[0]?.history).toMatchObject([{ verb: 'swap', result: 'done' }]);
-});
+test.each(ALL ? SWAPS : FEW.filter(({ verb }) => verb === 'swap'))(
+  'the command is killed in "$phase" of $verb: the operation goes on',
+  async (what) => {
+    await harmed(what, async (cut) => cut.abort());
+    await expectWhole(what, true);
+    using slots = new Slots(node.criSocket);
+    expect((await slots.list())[0]?.history).toMatchObject([{ verb: 'swap', result: 'done' }]);
+  },
+);
 
 test.each(['prepare', 'change over', 'try'])(
   'kubelet stops the container in "%s" of a swap: it is stopped, and kubelet starts the next',

@@ -58,7 +58,9 @@ describe('what a container has written comes back as it was:', () => {
     dd if=/dev/zero of=/made/sparse bs=1 count=1 seek=20000000 2>/dev/null; mkdir -p "/made/a long name that goes on and on/$(printf %0120d 1)"
     echo x >"/made/a long name that goes on and on/$(printf %0120d 1)/ünïcode"; rm -r /srv; mkdir /srv; echo new >/srv/new; echo shared >/dev/shm/shared`;
 
-  test.each(['', '--compress gzip', '--compress zstd'])('by an archive %s', async (how) => {
+  test.each(
+    process.env.GANTRY_ALL_MOMENTS === '1' ? ['', '--compress gzip', '--compress zstd'] : ['', '--compress zstd'],
+  )('by an archive %s', async (how) => {
     const { sandbox, container } = await run('written');
     await inside(container, `${make}; cd /made; exec 3>/made/held; rm -f /bin/usleep`);
     const pid = (await cri.describe(container)).pid;
