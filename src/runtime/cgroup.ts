@@ -1,4 +1,5 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
@@ -112,4 +113,17 @@ export async function isFrozen(freezer: Freezer): Promise<boolean> {
 export async function processesOf(freezer: Freezer): Promise<number[]> {
   const text = await readFile(freezer.file.replace(/[^/]+$/, 'cgroup.procs'), 'utf8');
   return text.split('\n').filter(Boolean).map(Number);
+}
+
+/**
+ * Removes the groups of a container that is no more: a runtime that is killed in the middle of a start leaves them, and
+ * nobody else knows of them. Those that are in use stay.
+ *
+ * @param path as the runtime's specification has it ("/k8s.io/ID"); systemd's own are systemd's to remove
+ */
+export async function removeEmptyGroups(path: string): Promise<void> {
+  if (!path.startsWith('/')) return;
+  const entries = await readdir(ROOT, { withFileTypes: true });
+  const folders = entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(ROOT, name, path));
+  for (const folder of [join(ROOT, path), ...folders]) await rmdir(folder).catch(() => undefined);
 }

@@ -56,7 +56,7 @@ export interface RuntimeSpec {
     readonly apparmorProfile?: string;
     readonly selinuxLabel?: string;
   };
-  readonly linux?: { readonly seccomp?: unknown };
+  readonly linux?: { readonly seccomp?: unknown; readonly cgroupsPath?: string };
   readonly mounts?: readonly { readonly destination: string; readonly source?: string; readonly type?: string }[];
 }
 

@@ -4,7 +4,7 @@ import { GantryError, messageOf } from '../errors.ts';
 import { type ContainerConfig, ContainerState } from '../gen/cri.ts';
 import type { Slot } from '../gen/gantry/v1/slots.ts';
 import { SLOT_LABEL } from '../proxy/slots/label.ts';
-import { freeze, isFrozen, ownFreezer, thaw } from '../runtime/cgroup.ts';
+import { freeze, isFrozen, ownFreezer, removeEmptyGroups, thaw } from '../runtime/cgroup.ts';
 import { removeRuntimeRecord, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { run } from '../runtime/program.ts';
@@ -94,6 +94,7 @@ export async function removeOccupant(node: Node, id: string): Promise<void> {
   if (container?.state === ContainerState.CONTAINER_RUNNING) await stopOccupant(node, container, 0);
   if (container !== undefined) await node.cri.removeContainer(id);
   await removeRuntimeRecord(id);
+  await removeEmptyGroups(container?.spec.linux?.cgroupsPath ?? '');
 }
 
 /** Errors: SWAP_FAILED, when it does not stay up for so long; the signal's reason. */

@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { labThatIsUp, nodeOf } from '../../hack/nodes/registry.ts';
@@ -211,7 +212,9 @@ test.each([
   const isDone = await harmed(
     what,
     async () => {
-      await shell(`head -c 32768 /dev/zero >${folder}/filler || true`);
+      // From here and at once: a command on the node may take longer than the phase.
+      const filler = `/proc/${node.pid}/root${folder}/filler`;
+      expect(() => writeFileSync(filler, Buffer.alloc(32_768))).toThrow(/ENOSPC/);
       if (when !== 'at once') await until(async () => retries.length > 0, 10_000);
       expect(await kubelet.statusOf(pod.container)).toMatchObject({ state: ContainerState.CONTAINER_RUNNING });
       await shell(`rm ${folder}/filler`);
