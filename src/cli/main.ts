@@ -1,7 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { GantryError } from '../errors.ts';
 import { printError } from './output.ts';
-import { proxyCommand } from './proxy.ts';
+import { verbs } from './verbs.ts';
 
 const program = new Command('gantry')
   .description('Moves running, stateful pods between Kubernetes nodes.')
@@ -21,7 +21,7 @@ Examples:
 Exit codes: 0 done, 2 wrong usage, 130 cancelled; docs/exit-codes.md lists the rest.`,
   );
 
-for (const command of await commands(process.argv[2])) program.addCommand(command.exitOverride());
+for (const command of await verbs(process.argv[2])) program.addCommand(command.exitOverride());
 program.exitOverride();
 
 try {
@@ -35,9 +35,4 @@ try {
     printError(failure, process.argv);
     process.exitCode = failure.exitCode;
   }
-}
-
-/** All verbs; of the relay's process, which stays for years on every node, only its own, so that it loads nothing else. */
-async function commands(verb: string | undefined): Promise<Command[]> {
-  return verb === 'proxy' ? [proxyCommand()] : (await import('./verbs.ts')).verbs();
 }

@@ -1,38 +1,28 @@
 import type { Command } from 'commander';
-import { agentCommand } from './agent.ts';
-import { checkCommand } from './check.ts';
-import { checkpointCommand } from './checkpoint.ts';
-import { diffCommand } from './diff.ts';
-import { inspectCommand } from './inspect.ts';
-import { listCommand } from './list.ts';
-import { migrateCommand } from './migrate.ts';
-import { pkiCommand } from './pki.ts';
-import { proxyCommand } from './proxy.ts';
-import { pruneCommand } from './prune.ts';
-import { psCommand } from './ps.ts';
-import { restoreCommand } from './restore.ts';
-import { insertCommand, removeCommand, rollbackCommand, swapCommand } from './surgery.ts';
-import { verifyCommand } from './verify.ts';
 
-/** Every verb, in the order in which help lists them. */
-export function verbs(): Command[] {
-  return [
-    psCommand(),
-    inspectCommand(),
-    swapCommand(),
-    rollbackCommand(),
-    removeCommand(),
-    insertCommand(),
-    checkCommand(),
-    migrateCommand(),
-    checkpointCommand(),
-    restoreCommand(),
-    diffCommand(),
-    listCommand(),
-    verifyCommand(),
-    pruneCommand(),
-    agentCommand(),
-    proxyCommand(),
-    pkiCommand(),
-  ];
+/** Every verb, in the order in which help lists them. Each loads what it needs and nothing else: a command starts at once. */
+const VERBS: Readonly<Record<string, () => Promise<Command>>> = {
+  ps: async () => (await import('./ps.ts')).psCommand(),
+  inspect: async () => (await import('./inspect.ts')).inspectCommand(),
+  swap: async () => (await import('./surgery.ts')).swapCommand(),
+  rollback: async () => (await import('./surgery.ts')).rollbackCommand(),
+  remove: async () => (await import('./surgery.ts')).removeCommand(),
+  insert: async () => (await import('./surgery.ts')).insertCommand(),
+  check: async () => (await import('./check.ts')).checkCommand(),
+  migrate: async () => (await import('./migrate.ts')).migrateCommand(),
+  checkpoint: async () => (await import('./checkpoint.ts')).checkpointCommand(),
+  restore: async () => (await import('./restore.ts')).restoreCommand(),
+  diff: async () => (await import('./diff.ts')).diffCommand(),
+  list: async () => (await import('./list.ts')).listCommand(),
+  verify: async () => (await import('./verify.ts')).verifyCommand(),
+  prune: async () => (await import('./prune.ts')).pruneCommand(),
+  agent: async () => (await import('./agent.ts')).agentCommand(),
+  proxy: async () => (await import('./proxy.ts')).proxyCommand(),
+  pki: async () => (await import('./pki.ts')).pkiCommand(),
+};
+
+/** The one that is called, or all of them, for help and for one that there is not. */
+export function verbs(called = ''): Promise<Command[]> {
+  const one = Object.hasOwn(VERBS, called) ? VERBS[called] : undefined;
+  return one === undefined ? Promise.all(Object.values(VERBS).map((load) => load())) : Promise.all([one()]);
 }
