@@ -46,7 +46,8 @@ export async function ensureImages(suite: Suite, root: string, signal: AbortSign
 
 async function recipeKey(suite: Suite): Promise<string> {
   const hash = createHash('sha256').update(keyOf(suite));
-  for (const file of ['images.ts', 'oci.ts', 'tar.ts']) hash.update(await readFile(join(import.meta.dirname, file)));
+  for (const file of ['images.ts', 'oci.ts', 'tar.ts', '../../src/archive/tar.ts'])
+    hash.update(await readFile(join(import.meta.dirname, file)));
   return hash.digest('hex');
 }
 

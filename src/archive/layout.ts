@@ -6,6 +6,9 @@ import type { Sum } from './writer.ts';
  * containerd share (checkpointctl's lib/metadata); for a field of theirs see there.
  */
 
+export const COMPRESSIONS = ['none', 'gzip', 'zstd'] as const;
+export type Compression = (typeof COMPRESSIONS)[number];
+
 /** CRIU's images, and the stdio that runc has noted beside them. */
 export const IMAGES = 'checkpoint';
 /** What the container has changed in its image: an OCI layer. */

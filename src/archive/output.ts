@@ -3,9 +3,7 @@ import type { FileHandle } from 'node:fs/promises';
 import type { Transform } from 'node:stream';
 import { constants, crc32, createGzip, createZstdCompress } from 'node:zlib';
 import { Encrypter } from 'age-encryption';
-
-export const COMPRESSIONS = ['none', 'gzip', 'zstd'] as const;
-export type Compression = (typeof COMPRESSIONS)[number];
+import type { Compression } from './layout.ts';
 
 /** Where bytes go. */
 interface Sink {
@@ -52,11 +50,6 @@ export class ArchiveOutput {
   /** Before compression and encryption. */
   get bytes(): number {
     return this.#bytes;
-  }
-
-  /** What has gone to the file. */
-  get fileBytes(): number {
-    return this.#fileBytes;
   }
 
   /** Whether places can be reserved: what is encrypted cannot be changed any more. */

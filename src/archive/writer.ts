@@ -21,17 +21,10 @@ const NO_BYTES = Buffer.alloc(0);
 export class ArchiveWriter {
   readonly sums = new Map<string, Sum>();
   readonly #output: ArchiveOutput;
-  readonly #began: number;
   readonly #mtime = Math.floor(Date.now() / 1000);
 
   constructor(output: ArchiveOutput) {
     this.#output = output;
-    this.#began = output.bytes;
-  }
-
-  /** Of this archive so far, in bytes. */
-  get bytes(): number {
-    return this.#output.bytes - this.#began;
   }
 
   async folder(name: string): Promise<void> {
@@ -59,10 +52,7 @@ export class ArchiveWriter {
 
   /** Something of which nobody knows how much it will be: its header is written last. */
   async addStream(name: string, content: AsyncIterable<Uint8Array>): Promise<void> {
-    const header = await this.#output.reserve(headerBlock({ name }).length);
-    const { size } = await this.#content(name, content);
-    await this.#pad(size);
-    await header.fill(this.#header(name, size));
+    await this.nest(name, async () => void (await this.#content(name, content)));
   }
 
   /** What a pump has written into the output's file. */
@@ -75,7 +65,7 @@ export class ArchiveWriter {
     this.#output.advance(at);
   }
 
-  /** An archive in this one, which `write` writes into the same output. Its own manifest has its sums. */
+  /** A member that `write` writes into the same output: an archive in this one, whose own manifest has its sums. */
   async nest(name: string, write: () => Promise<void>): Promise<void> {
     const header = await this.#output.reserve(headerBlock({ name }).length);
     const began = this.#output.bytes;

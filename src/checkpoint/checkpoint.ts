@@ -5,8 +5,10 @@ import { dirname, isAbsolute, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import {
+  COMPRESSIONS,
   CONFIG,
   CONTAINERD_STATUS,
+  type Compression,
   DUMP_LOG,
   LAYER,
   LOG,
@@ -18,7 +20,6 @@ import {
   type TcpMode,
   VERSION,
 } from '../archive/layout.ts';
-import { COMPRESSIONS, type Compression } from '../archive/output.ts';
 import { memberOf, POD_DUMP, POD_OPTIONS, type PodManifest, podOptions } from '../archive/pod.ts';
 import { ArchiveWriter } from '../archive/writer.ts';
 import { exists } from '../durable.ts';
@@ -38,7 +39,7 @@ import { checkSpace, keepLog } from './images.ts';
 import { packFolder, packLayer } from './layer.ts';
 import { configDump, containerdStatus, manifestOf, statusDump } from './metadata.ts';
 import { checkDumpable } from './preflight.ts';
-import { addVolumes } from './volumes.ts';
+import { addVolumes, shmFolder } from './volumes.ts';
 
 const TCP_MODES: Readonly<Record<string, TcpMode>> = { '': 'none', established: 'established', close: 'close' };
 
@@ -240,9 +241,10 @@ async function writeFrozen(
   }
   // It is all there: nobody needs to stand still for the disk.
   if (request.leaveRunning) for (const { frozen } of all) await frozen.thaw();
+  // From here on it is carried through: what has its name already is not taken back.
+  operation.commit();
   await operation.phase('finish', finish);
   if (request.leaveRunning) return;
-  operation.commit();
   await operation.phase('end container', async () => {
     for (const { entry } of all) await node.journal.write({ ...entry, state: 'committed' });
     for (const { frozen, entry } of all) {
@@ -283,9 +285,9 @@ async function dumpInto({ node, options, operation }: Job, one: Frozen, destinat
 
 /** /dev/shm is the pod's, and mounted into its containers from the node: CRIU leaves it out. */
 async function addShm({ spec }: ContainerDetail, destination: Destination, signal: AbortSignal): Promise<void> {
-  const folder = spec.mounts?.find(({ destination: to }) => to === '/dev/shm')?.source ?? '';
-  if (!isAbsolute(folder) || !(await exists(folder)) || (await readdir(folder)).length === 0) return;
-  await destination.add(SHM, packFolder(folder, signal));
+  const folder = await shmFolder(spec);
+  if (folder !== undefined && (await readdir(folder)).length > 0)
+    await destination.add(SHM, packFolder(folder, signal));
 }
 
 async function addMetadata(node: Node, container: ContainerDetail, destination: Destination): Promise<void> {

@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import { type FileHandle, link, mkdir, open, readdir, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
-import { IMAGES, MANIFEST, type Manifest } from '../archive/layout.ts';
-import { ArchiveOutput, type Compression } from '../archive/output.ts';
+import { type Compression, DUMP_LOG, IMAGES, MANIFEST, type Manifest, STATISTICS } from '../archive/layout.ts';
+import { ArchiveOutput } from '../archive/output.ts';
 import { Pump } from '../archive/pump.ts';
 import { ArchiveWriter, type Sum } from '../archive/writer.ts';
 import { exists, makePrivateFolder, syncFolder } from '../durable.ts';
@@ -70,7 +70,7 @@ export class FolderDestination implements Destination {
   }
 
   async add(name: string, content: Content): Promise<void> {
-    if (name === 'stats-dump' || name === 'dump.log') return; // CRIU has put them there
+    if (name === STATISTICS || name === DUMP_LOG) return; // CRIU has put them there
     const hash = createHash('sha256');
     let size = 0;
     await makePrivateFolder(dirname(join(this.rest, name)));
@@ -187,11 +187,6 @@ export class ArchiveDestination implements Destination {
 
   get work(): string {
     return this.#folder.path;
-  }
-
-  /** Of the archive so far. */
-  get bytes(): number {
-    return this.#writer.bytes;
   }
 
   async expect(processes: number): Promise<void> {

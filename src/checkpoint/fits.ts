@@ -3,6 +3,7 @@ import { arch } from 'node:os';
 import { join } from 'node:path';
 import { decodeImage } from '../criu/image.ts';
 import { GantryError } from '../errors.ts';
+import { coresIn } from './cores.ts';
 
 /** CRIU's names of architectures, by Node's. */
 const ARCHITECTURES: Readonly<Record<string, string>> = {
@@ -95,9 +96,7 @@ async function needsOf(images: string): Promise<Needs> {
   });
   const architectures = new Set<string>();
   let states = 0n;
-  for (const name of names.filter((one) => /^core-\d+\.img$/.test(one))) {
-    const [core] = decodeImage(name, await readFile(join(images, name)), 'CORE').entries;
-    if (core === undefined) continue;
+  for await (const { core } of coresIn(images)) {
     architectures.add(core.mtype);
     states |= core.thread_info?.fpregs?.xsave?.xstate_bv ?? 0n;
   }

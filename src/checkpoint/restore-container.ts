@@ -1,13 +1,12 @@
-import { readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
-import { decodeImage } from '../criu/image.ts';
 import { GantryError } from '../errors.ts';
 import { ContainerState } from '../gen/cri.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { type CriuOptions, restoreOptions } from '../runtime/criu.ts';
 import { Ticket } from '../runtime/ticket.ts';
+import { coresIn } from './cores.ts';
 import { keepLog } from './images.ts';
 
 const MOST_LOOKS = 20;
@@ -101,12 +100,7 @@ export async function letGo(node: Node, containers: readonly { id: string; image
 /** PIDs, as the container counts, of processes that somebody had stopped before they were dumped. */
 async function stoppedIn(images: string): Promise<Set<number>> {
   const stopped = new Set<number>();
-  for (const name of await readdir(images)) {
-    const pid = /^core-(\d+)\.img$/.exec(name)?.[1];
-    if (pid === undefined) continue;
-    const [core] = decodeImage(name, await readFile(join(images, name)), 'CORE').entries;
-    if (core?.tc?.task_state === TASK_STOPPED) stopped.add(Number(pid));
-  }
+  for await (const { id, core } of coresIn(images)) if (core.tc?.task_state === TASK_STOPPED) stopped.add(id);
   return stopped;
 }
 

@@ -1,10 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, readdir } from 'node:fs/promises';
-import { dirname, isAbsolute, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import type { Manifest, TcpMode } from '../archive/layout.ts';
-import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 import { type ContainerConfig, PodSandboxConfig, PodSandboxState } from '../gen/cri.ts';
 import type { RestoreRequest, Result } from '../gen/gantry/v1/agent.ts';
@@ -22,7 +21,7 @@ import { letGo, PoisedContainer, STOPPED, verifyRunning } from './restore-contai
 import { checkRights } from './rights.ts';
 import { Saved } from './saved.ts';
 import { checkName, refuseDemands } from './trust.ts';
-import { withOwnVolumes } from './volumes.ts';
+import { shmFolder, withOwnVolumes } from './volumes.ts';
 
 /**
  * Creates containers through CRI, in a sandbox that exists or in one that is made for them, and starts them from a
@@ -41,13 +40,14 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
   const made = request.newSandbox === '' ? undefined : newSandboxOf(first, request.newSandbox);
   await operation.phase('check', async () => {
     await criuVersion();
+    const host = await thisHost();
     if (all.length > 1 && request.name !== '')
       throw new GantryError('USAGE', 'it is the checkpoint of a pod: its containers keep their names');
     for (const { images, manifest, config } of all) {
       checkName(manifest.container.name);
       if (request.name !== '') checkName(request.name);
       if (!request.trustConfig) refuseDemands(config, made);
-      await checkFits(images, await thisHost());
+      await checkFits(images, host);
       await checkImage(node, manifest);
     }
   });
@@ -101,7 +101,7 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
         async () => {
           for (const entry of entries) await removeRestored(node, entry);
         },
-        (what, why) => operation.retrying(what, why),
+        operation,
       ),
     );
     throw error;
@@ -134,8 +134,8 @@ async function create(
     const upper = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
     await saved.unpackLayer(upper, request.allowSetuid);
     await saved.unpackVolumes(config, request.allowSetuid);
-    const shm = spec.mounts?.find(({ destination }) => destination === '/dev/shm')?.source ?? '';
-    if (isAbsolute(shm) && (await exists(shm)) && (await readdir(shm)).length === 0) await saved.unpackShm(shm);
+    const shm = await shmFolder(spec);
+    if (shm !== undefined && (await readdir(shm)).length === 0) await saved.unpackShm(shm);
   });
   return { id, saved };
 }

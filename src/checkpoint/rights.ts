@@ -3,7 +3,9 @@ import { join } from 'node:path';
 import { type Credentials, credentialsOf, limitsOf } from '../criu/credentials.ts';
 import { decodeImage } from '../criu/image.ts';
 import { GantryError } from '../errors.ts';
+import type { CoreEntry } from '../gen/criu.ts';
 import type { RuntimeSpec } from '../runtime/cri.ts';
+import { coresIn } from './cores.ts';
 
 /**
  * Compares what the threads of a checkpoint are allowed, by its images, with what the container that they are to run in
@@ -14,10 +16,9 @@ import type { RuntimeSpec } from '../runtime/cri.ts';
  */
 export async function checkRights(images: string, spec: RuntimeSpec): Promise<void> {
   const excesses = new Set<string>();
-  for (const name of (await readdir(images)).filter((one) => /^(core|creds)-\d+\.img$/.test(one))) {
-    const bytes = await readFile(join(images, name));
-    const excess = name.startsWith('core-') ? ofCore(name, bytes, spec) : ofCredentials(name, bytes, spec);
-    for (const one of excess) excesses.add(one);
+  for await (const { core } of coresIn(images)) for (const one of ofCore(core, spec)) excesses.add(one);
+  for (const name of (await readdir(images)).filter((one) => /^creds-\d+\.img$/.test(one))) {
+    for (const one of ofCredentials(name, await readFile(join(images, name)), spec)) excesses.add(one);
   }
   if (excesses.size === 0) return;
   const most = [...excesses].slice(0, 5).join('; ');
@@ -26,24 +27,22 @@ export async function checkRights(images: string, spec: RuntimeSpec): Promise<vo
   });
 }
 
-function ofCore(name: string, bytes: Buffer, spec: RuntimeSpec): string[] {
-  return decodeImage(name, bytes, 'CORE').entries.flatMap((core) => {
-    const creds = core.thread_core?.creds;
-    const seccomp = core.thread_core?.seccomp_mode ?? core.tc?.old_seccomp_mode ?? 'disabled';
-    return [
-      ...(creds === undefined ? [] : excessOf(credentialsOf(creds, core), spec)),
-      ...(spec.linux?.seccomp !== undefined && seccomp === 'disabled' ? ['a thread without seccomp'] : []),
-      ...limitsOf(core).flatMap(({ resource, hard }) => {
-        const allowed = spec.process?.rlimits?.find(({ type }) => type === `RLIMIT_${resource.toUpperCase()}`)?.hard;
-        const isMore = allowed !== undefined && (hard === 'unlimited' ? !isUnlimited(allowed) : hard > BigInt(allowed));
-        return isMore ? [`a limit of ${hard} for ${resource}, where ${allowed} is allowed`] : [];
-      }),
-    ];
-  });
+function ofCore(core: CoreEntry, spec: RuntimeSpec): string[] {
+  const creds = core.thread_core?.creds;
+  const seccomp = core.thread_core?.seccomp_mode ?? core.tc?.old_seccomp_mode ?? 'disabled';
+  return [
+    ...(creds === undefined ? [] : excessOf(credentialsOf(creds, core), spec)),
+    ...(spec.linux?.seccomp !== undefined && seccomp === 'disabled' ? ['a thread without seccomp'] : []),
+    ...limitsOf(core).flatMap(({ resource, hard }) => {
+      const allowed = spec.process?.rlimits?.find(({ type }) => type === `RLIMIT_${resource.toUpperCase()}`)?.hard;
+      const isMore = allowed !== undefined && (hard === 'unlimited' ? !isUnlimited(allowed) : hard > BigInt(allowed));
+      return isMore ? [`a limit of ${hard} for ${resource}, where ${allowed} is allowed`] : [];
+    }),
+  ];
 }
 
 function ofCredentials(name: string, bytes: Buffer, spec: RuntimeSpec): string[] {
-  const none = { tc: undefined, thread_core: undefined } as unknown as Parameters<typeof credentialsOf>[1];
+  const none = { tc: undefined, thread_core: undefined } as unknown as CoreEntry;
   return decodeImage(name, bytes, 'CREDS').entries.flatMap((creds) => excessOf(credentialsOf(creds, none), spec));
 }
 

@@ -1,9 +1,10 @@
 import { mkdir, readdir, rm } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, isAbsolute, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import { VOLUMES, type Volume } from '../archive/layout.ts';
 import { exists, makePrivateFolder } from '../durable.ts';
 import type { ContainerConfig } from '../gen/cri.ts';
+import type { RuntimeSpec } from '../runtime/cri.ts';
 import type { Destination } from './destination.ts';
 import { packFolder } from './layer.ts';
 
@@ -25,6 +26,12 @@ export function volumesOf({ mounts }: ContainerConfig): Volume[] {
 /** A pod that was made from a checkpoint has its emptyDirs here. */
 function emptyDirOfOurs(hostPath: string): string {
   return new RegExp(`/${FOLDER}/[a-f0-9-]+/[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`).test(hostPath) ? basename(hostPath) : '';
+}
+
+/** The node's folder that a container has as /dev/shm: its pod's. */
+export async function shmFolder({ mounts }: RuntimeSpec): Promise<string | undefined> {
+  const folder = mounts?.find(({ destination }) => destination === '/dev/shm')?.source ?? '';
+  return isAbsolute(folder) && (await exists(folder)) ? folder : undefined;
 }
 
 /** Saves what is in the emptyDirs of a container. @param saved names of those that another container of the pod has saved */

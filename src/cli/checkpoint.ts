@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
-import { COMPRESSIONS } from '../archive/output.ts';
+import { COMPRESSIONS } from '../archive/layout.ts';
 import { GantryError } from '../errors.ts';
 import { AgentService, CheckpointRequest } from '../gen/gantry/v1/agent.ts';
 import { agentOption, runOperation } from './operation.ts';

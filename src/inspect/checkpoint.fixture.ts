@@ -1,7 +1,8 @@
 import { mkdir, open, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import type { Compression } from '../archive/layout.ts';
 import { type Manifest, VERSION } from '../archive/layout.ts';
-import { ArchiveOutput, type Compression } from '../archive/output.ts';
+import { ArchiveOutput } from '../archive/output.ts';
 import { END, headerBlocks, padded, type TarMember } from '../archive/tar.ts';
 import { ArchiveWriter, type Sum } from '../archive/writer.ts';
 import { smallCheckpoint } from '../criu/checkpoint.fixture.ts';

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
+import type { Operation } from '../agent/operation.ts';
 import { messageOf } from '../errors.ts';
 
 const ATTEMPTS = 1000;
@@ -8,13 +9,13 @@ const ATTEMPTS = 1000;
  * Repeats a step that has to succeed (a rollback, a recovery) until it does, ever more slowly, telling the log. Gives up
  * after some hours with the last error; the journal's entry is then still there for the next start.
  *
- * @param onRetry hears of each try that failed, and why
+ * @param operation tells whoever asked for it of each try that failed, and why
  */
 export async function untilDone(
   node: Node,
   what: string,
   step: () => Promise<void>,
-  onRetry?: (what: string, why: string) => void,
+  operation?: Operation,
 ): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
@@ -22,7 +23,7 @@ export async function untilDone(
     } catch (error) {
       if (attempt === ATTEMPTS) throw error;
       node.log.warn('retrying', { what, attempt, why: messageOf(error) });
-      onRetry?.(what, messageOf(error));
+      operation?.retrying(what, messageOf(error));
       await sleep(Math.min(100 * 2 ** attempt, 10_000));
     }
   }

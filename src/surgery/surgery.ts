@@ -149,12 +149,7 @@ async function operate(
     } catch (error) {
       // However long it takes: until then the record stands, and clients see the slot running.
       await operation.phase('undo', () =>
-        untilDone(
-          node,
-          `undo ${verb}`,
-          () => undo(node, place, messageOf(error)),
-          (what, why) => operation.retrying(what, why),
-        ),
+        untilDone(node, `undo ${verb}`, () => undo(node, place, messageOf(error)), operation),
       );
       throw error;
     }
