@@ -28,9 +28,9 @@ export async function makePrivateFolder(folder: string): Promise<void> {
   await chmod(folder, 0o700);
 }
 
-/** Removes what a folder holds; the folder itself may be a mount point. One that does not exist is empty. */
-export async function emptyFolder(folder: string): Promise<void> {
-  const names = (await exists(folder)) ? await readdir(folder) : [];
+/** Removes what a folder holds, but for some names; the folder itself may be a mount point. One that does not exist is empty. */
+export async function emptyFolder(folder: string, kept: ReadonlySet<string> = new Set()): Promise<void> {
+  const names = ((await exists(folder)) ? await readdir(folder) : []).filter((name) => !kept.has(name));
   await Promise.all(names.map((name) => rm(join(folder, name), { recursive: true, force: true })));
 }
 

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { ContainerConfig, NamespaceMode, PodSandboxConfig } from '../src/gen/cri.ts';
+import { ContainerConfig, NamespaceMode, PodSandboxConfig, SecurityProfile_ProfileType } from '../src/gen/cri.ts';
 import { addressesOf } from '../src/network/address.ts';
 import { Cri } from '../src/runtime/cri.ts';
 
@@ -18,11 +18,24 @@ export interface PodOptions {
   labels?: Record<string, string>;
   mounts?: { hostPath: string; containerPath: string }[];
   runtimeHandler?: string;
+  /** Number of who runs it; root when left out. */
+  user?: number;
+  /** With the runtime's default seccomp profile, as a pod of type RuntimeDefault; else unconfined. */
+  isConfined?: boolean;
 }
 
 /** Runs a pod of one container through CRI, as a kubelet would, and tells its address. */
 export async function runPod(socket: string, nodePid: number, options: PodOptions): Promise<Pod> {
-  const { name, image, command = [], labels = {}, mounts = [], runtimeHandler = '' } = options;
+  const {
+    name,
+    image,
+    command = [],
+    labels = {},
+    mounts = [],
+    runtimeHandler = '',
+    user,
+    isConfined = false,
+  } = options;
   using cri = new Cri(socket);
   const uid = randomUUID();
   const sandboxConfig = PodSandboxConfig.fromPartial({
@@ -40,7 +53,13 @@ export async function runPod(socket: string, nodePid: number, options: PodOption
     logPath: `${name}/0.log`,
     mounts,
     envs: [{ key: 'GANTRY_TEST', value: Buffer.from('a value with spaces') }],
-    linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.CONTAINER } } },
+    linux: {
+      securityContext: {
+        namespaceOptions: { pid: NamespaceMode.CONTAINER },
+        ...(user !== undefined && { runAsUser: { value: BigInt(user) } }),
+        ...(isConfined && { seccomp: { profileType: SecurityProfile_ProfileType.RuntimeDefault } }),
+      },
+    },
   });
   const container = await cri.createContainer(sandbox, config, sandboxConfig);
   await cri.startContainer(container);

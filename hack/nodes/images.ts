@@ -1,12 +1,10 @@
-import { createHash } from 'node:crypto';
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ifPresent, LabError } from './failure.ts';
-import { lock } from './lock.ts';
+import { cached, codeKey } from './cached.ts';
+import { LabError } from './failure.ts';
 import { type Image, ociArchive } from './oci.ts';
 import { cachedImages } from './paths.ts';
 import { run } from './program.ts';
-import { step } from './progress.ts';
 import { keyOf, type Suite } from './suites.ts';
 import type { Entry } from './tar.ts';
 
@@ -23,32 +21,15 @@ export const IMAGE_NAMES = Object.keys(IMAGES) as ImageName[];
 /** The lab's images as archives, made from the programs in a suite's root; cached until root or code changes. */
 export async function ensureImages(suite: Suite, root: string, signal: AbortSignal): Promise<string> {
   const folder = cachedImages(suite.name);
-  const key = await recipeKey(suite);
-  const isCurrent = async () => (await ifPresent(readFile(join(folder, 'key'), 'utf8'), '')) === key;
-  if (await isCurrent()) return folder;
-  await using _held = await lock(`${folder}.lock`, signal);
-  if (await isCurrent()) return folder;
-  await step(`making the images of ${suite.name}`, async () => {
-    const fresh = `${folder}.new`;
-    await rm(fresh, { recursive: true, force: true });
-    await mkdir(fresh, { recursive: true });
+  const key = `${keyOf(suite)} ${await codeKey('images.ts')}`;
+  await cached({ folder, key, title: `making the images of ${suite.name}`, signal }, async (fresh) => {
     for (const image of [await pause(root), await busybox(root), await redis(root), await tools(root)]) {
       signal.throwIfAborted();
       const name = IMAGE_NAMES.find((candidate) => IMAGES[candidate] === image.reference);
       await writeFile(join(fresh, `${name}.tar`), ociArchive(image));
     }
-    await writeFile(join(fresh, 'key'), key);
-    await rm(folder, { recursive: true, force: true });
-    await rename(fresh, folder);
   });
   return folder;
-}
-
-async function recipeKey(suite: Suite): Promise<string> {
-  const hash = createHash('sha256').update(keyOf(suite));
-  for (const file of ['images.ts', 'oci.ts', 'tar.ts', '../../src/archive/tar.ts'])
-    hash.update(await readFile(join(import.meta.dirname, file)));
-  return hash.digest('hex');
 }
 
 async function pause(root: string): Promise<Image> {
@@ -118,9 +99,10 @@ async function tools(root: string): Promise<Image> {
   };
 }
 
-const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+export const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
-async function busyboxFiles(root: string): Promise<Entry[]> {
+/** Busybox under all its names, users, and what a container expects to be there. */
+export async function busyboxFiles(root: string): Promise<Entry[]> {
   const applets = (await run('chroot', [root, 'busybox', '--list'])).split('\n').filter((name) => name !== 'busybox');
   return [
     await program(root, '/bin/busybox', 'bin/busybox'),
@@ -134,7 +116,7 @@ async function busyboxFiles(root: string): Promise<Entry[]> {
 }
 
 /** The shared libraries of programs, at the paths where the dynamic linker looks for them; none for static programs. */
-async function libraries(root: string, ...programs: string[]): Promise<Entry[]> {
+export async function libraries(root: string, ...programs: string[]): Promise<Entry[]> {
   const paths = new Set<string>();
   for (const path of programs) {
     const listed = await run('chroot', [root, 'sh', '-c', 'ldd "$1" || true', 'sh', path]);
@@ -144,7 +126,8 @@ async function libraries(root: string, ...programs: string[]): Promise<Entry[]> 
   return Promise.all([...paths].map((path) => program(root, path, path.slice(1))));
 }
 
-async function program(root: string, path: string, to: string): Promise<Entry> {
+/** A program of a root, for an image. */
+export async function program(root: string, path: string, to: string): Promise<Entry> {
   // Resolved inside the root: an absolute link there would otherwise lead to the host's file.
   const real = (await run('chroot', [root, 'readlink', '-f', path])).trim();
   return { path: to, type: 'file', content: await readFile(join(root, real)), mode: 0o755 };
@@ -155,7 +138,7 @@ function text(path: string, content: string): Entry {
 }
 
 /** Adds the folders that entries lie in, and those that a runtime mounts on. */
-function withFolders(entries: readonly Entry[]): Entry[] {
+export function withFolders(entries: readonly Entry[]): Entry[] {
   const all = new Map<string, Entry>();
   for (const path of ['dev', 'etc', 'proc', 'sys']) all.set(path, { path, type: 'folder' });
   for (const entry of entries) {

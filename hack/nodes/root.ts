@@ -1,7 +1,7 @@
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { execa } from 'execa';
 import { EXIT, ifPresent, LabError } from './failure.ts';
+import { isolated } from './isolated.ts';
 import { lock } from './lock.ts';
 import { removeTree } from './mounts.ts';
 import { cachedRoot, REPO } from './paths.ts';
@@ -48,33 +48,17 @@ async function refuseWhileUsed(suite: Suite): Promise<void> {
   );
 }
 
-/**
- * debootstrap in mount and PID namespaces of its own: when it or we are killed, every process and mount it made goes
- * with them, and nothing writes to the folder any more.
- */
 async function bootstrap(suite: Suite, folder: string, signal: AbortSignal): Promise<void> {
   const mirror = process.env.GANTRY_DEBIAN_MIRROR ?? '';
-  const log = `${folder}.log`;
-  const result = await execa(
-    'setpriv',
-    [
-      ...['--pdeathsig', 'KILL', 'unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc'],
-      ...['sh', '-euc', BOOTSTRAP, 'sh', folder, '--variant=minbase', `--include=${suite.packages.join(',')}`],
-      ...[suite.name, folder, mirror, ...(suite.script === undefined ? [] : [suite.script])],
-    ],
-    {
-      reject: false,
-      stdin: 'ignore',
-      timeout: 15 * 60_000,
-      forceKillAfterDelay: 1000,
-      cancelSignal: signal,
-    },
-  );
-  signal.throwIfAborted();
-  if (!result.failed) return;
-  const said = (await ifPresent(readFile(log, 'utf8'), '')).trim().split('\n').slice(-5).join('\n  ');
-  throw new LabError(`debootstrap of ${suite.name} failed:\n  ${said}`, {
-    hint: `read ${log}; a mirror can be chosen with GANTRY_DEBIAN_MIRROR=URL`,
+  const args = [
+    ...[folder, '--variant=minbase', `--include=${suite.packages.join(',')}`],
+    ...[suite.name, folder, mirror, ...(suite.script === undefined ? [] : [suite.script])],
+  ];
+  await isolated(BOOTSTRAP, args, {
+    log: `${folder}.log`,
+    what: `debootstrap of ${suite.name}`,
+    hint: 'a mirror can be chosen with GANTRY_DEBIAN_MIRROR=URL',
+    signal,
   });
 }
 
@@ -82,7 +66,6 @@ async function bootstrap(suite: Suite, folder: string, signal: AbortSignal): Pro
 const BOOTSTRAP = `
 root=$1
 shift
-exec >"$root.log" 2>&1
 debootstrap "$@"
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/doc "$root"/usr/share/man \
   "$root"/usr/share/locale "$root"/usr/share/info "$root"/var/log/*

@@ -5,7 +5,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Metadata, Server, ServerCredentials, type ServerWritableStream, type ServiceError } from '@grpc/grpc-js';
 import { check } from '../check/check.ts';
 import { checkpoint } from '../checkpoint/checkpoint.ts';
+import { discardPrepared, preparePod } from '../checkpoint/prepare.ts';
+import { keepSwept } from '../checkpoint/prepared.ts';
 import { restore } from '../checkpoint/restore.ts';
+import { resume } from '../checkpoint/resume.ts';
+import { startPrepared } from '../checkpoint/start-prepared.ts';
 import { makePrivateFolder } from '../durable.ts';
 import { GantryError, messageOf, REASONS } from '../errors.ts';
 import { type AgentServer, AgentService, Event, type Result } from '../gen/gantry/v1/agent.ts';
@@ -19,6 +23,7 @@ import { keepReconciled } from '../surgery/reconcile.ts';
 import { Slots } from '../surgery/slots.ts';
 import { insert, remove, rollback, swap } from '../surgery/surgery.ts';
 import { listenForPeers } from '../transfer/peer.ts';
+import { attached } from './attached.ts';
 import type { AgentConfig } from './config.ts';
 import { nodeInfo } from './info.ts';
 import type { Node } from './node.ts';
@@ -47,7 +52,7 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
     reconciling: new Map(),
   };
   await recover(node);
-  const reconciling = keepReconciled(node, signal);
+  const keeping = Promise.all([keepReconciled(node, signal), keepSwept(node, signal)]);
 
   const acceptor = new Acceptor(node);
   const peers = await listenForPeers(config, (...connection) => acceptor.accept(...connection));
@@ -71,7 +76,7 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
   for (const operation of operations.values()) operation.cancel();
   peers.close();
   for (let round = 0; round < 300 && operations.size > 0; round++) await sleep(100);
-  await reconciling;
+  await keeping;
   server.forceShutdown();
   await rm(config.agentSocket, { force: true });
 }
@@ -126,8 +131,23 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
         (error) => reply(toServiceError(error)),
       ),
     checkpoint: (call) =>
-      run(call, 'checkpoint', call.request.container, (operation) => checkpoint(node, call.request, operation)),
+      run(call, 'checkpoint', call.request.container, (operation) => {
+        const work = () => checkpoint(node, call.request, operation);
+        if (!call.request.attached) return work();
+        return attached(call, operation, work, () => rm(call.request.archive, { force: true }));
+      }),
+    resume: (call) => run(call, 'resume', call.request.container, (operation) => resume(node, call.request, operation)),
     restore: (call) => run(call, 'restore', call.request.source, (operation) => restore(node, call.request, operation)),
+    preparePod: (call) =>
+      run(call, 'prepare-pod', call.request.path, (operation) => {
+        const work = () => preparePod(node, call.request, operation);
+        return attached(call, operation, work, ({ sandboxId }) => discardPrepared(node, sandboxId));
+      }),
+    startPrepared: (call) =>
+      run(call, 'start-prepared', call.request.container, (operation) => {
+        const work = () => startPrepared(node, call.request, operation);
+        return attached(call, operation, work, () => Promise.resolve());
+      }),
     migrate: (call) =>
       run(call, 'migrate', call.request.container, (operation) => migrate(node, call.request, operation)),
     remove: (call) => run(call, 'remove', call.request.target, (operation) => remove(node, call.request, operation)),

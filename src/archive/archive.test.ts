@@ -9,6 +9,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { GantryError } from '../errors.ts';
 import { COMPRESSIONS, type Compression, checkSums, type Manifest } from './layout.ts';
 import { ArchiveOutput } from './output.ts';
+import { PlannedArchive } from './planned.ts';
 import { Pump } from './pump.ts';
 import { readArchive } from './reader.ts';
 import { END, headerBlocks, type TarMember } from './tar.ts';
@@ -127,6 +128,50 @@ test('what comes out of FIFOs lies at pages of the file, and in the archive', as
   const bytes = await readFile(path);
   expect(bytes.indexOf(LONG.subarray(0, 100)) % 4096).toBe(0);
   expect(execFileSync('tar', ['-xOf', path, 'checkpoint/pages-3.img']).equals(LONG.subarray(0, 5000))).toBe(true);
+});
+
+test.each(COMPRESSIONS)(
+  'an archive in one that is encrypted is as large as was said before, compressed by %s',
+  async (how) => {
+    const identity = await generateIdentity();
+    const path = join(folder, 'a.tar');
+    const pages = join(folder, 'pages-1.img');
+    await writeFile(pages, LONG);
+    const planned = new PlannedArchive();
+    await planned.folder('checkpoint');
+    await planned.take('checkpoint/pages-1.img', pages);
+    await planned.add('config.dump', '{"ü": 1}');
+    let text = '';
+    await planned.finish('gantry.json', (sums) => {
+      text = JSON.stringify({ members: Object.fromEntries(sums) });
+      return text;
+    });
+    {
+      await using file = await open(path, 'w', 0o600);
+      const output = await ArchiveOutput.open(file, how, [await identityToRecipient(identity)]);
+      const writer = new ArchiveWriter(output);
+      await writer.add('pod.options', '{}');
+      await writer.nest('main.tar', () => planned.writeTo(new ArchiveWriter(output)), planned.size);
+      await writer.add('gantry.json', '{}');
+      await writer.end();
+      await output.end();
+    }
+    expect(await readdir(folder)).toEqual(['a.tar']);
+    const { containers, manifest } = await readArchive(path, undefined, { identities: [identity] });
+    const main = containers.get('main');
+    expect(manifest).toBe('{}');
+    expect(main?.manifest).toBe(text);
+    const sums = main?.sums ?? new Map();
+    expect(sums.get('checkpoint/pages-1.img')?.sha256).toBe(createHash('sha256').update(LONG).digest('hex'));
+    expect(() => checkSums(path, JSON.parse(text) as Manifest, sums)).not.toThrow();
+  },
+);
+
+test('an archive in another one that is not what was said is an error, and not a broken archive', async () => {
+  await using file = await open(join(folder, 'a.tar'), 'w', 0o600);
+  const output = await ArchiveOutput.open(file, 'none', []);
+  const writer = new ArchiveWriter(output);
+  await expect(writer.nest('main.tar', () => output.write(Buffer.alloc(10)), 11)).rejects.toThrow('was to have 11');
 });
 
 describe('an archive that means ill is refused:', () => {

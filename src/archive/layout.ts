@@ -120,15 +120,25 @@ export function parseVersioned<T extends { readonly version: number }>(text: str
   return manifest;
 }
 
-/** Compares what was read with what the manifest says. Errors: BAD_ARCHIVE. */
-export function checkSums(where: string, { members }: Manifest, sums: ReadonlyMap<string, Sum>): void {
+/**
+ * Compares what was read with what the manifest says. Errors: BAD_ARCHIVE.
+ * @param left what will be summed up later
+ */
+export function checkSums(
+  where: string,
+  { members }: Manifest,
+  sums: ReadonlyMap<string, Sum>,
+  left: ReadonlyMap<string, Pick<Sum, 'size'>> = new Map(),
+): void {
+  for (const [name, { size }] of left)
+    if (members[name]?.size !== size) throw bad(where, `${name} is not what its manifest says`);
   for (const [name, sum] of sums) {
     if (name === MANIFEST) continue;
     const told = members[name];
     if (told === undefined) throw bad(where, `${name} is not in its manifest`);
     if (told.size !== sum.size || told.sha256 !== sum.sha256) throw bad(where, `${name} is not what its manifest says`);
   }
-  const missing = Object.keys(members).filter((name) => !sums.has(name));
+  const missing = Object.keys(members).filter((name) => !sums.has(name) && !left.has(name));
   if (missing.length > 0) throw bad(where, `it lacks ${missing.join(', ')}`);
 }
 

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open } from 'node:fs/promises';
+import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline, Readable, type Transform } from 'node:stream';
 import type { ReadableStream as WebReadableStream } from 'node:stream/web';
@@ -9,12 +9,15 @@ import { Decrypter } from 'age-encryption';
 import { errnoOf, GantryError, messageOf } from '../errors.ts';
 import { bad, IMAGES, isKnown, MANIFEST, VOLUMES } from './layout.ts';
 import { containerOf, POD_OPTIONS } from './pod.ts';
-import { type TarMember, TarReader } from './tar.ts';
+import { seekable } from './seekable.ts';
+import { PAGE, type TarMember, TarReader } from './tar.ts';
 import type { Sum } from './writer.ts';
 
 const MAX_MEMBERS = 100_000;
 const MAX_MANIFEST_BYTES = 64 * 1024 * 1024;
 const PIECE_BYTES = 1024 * 1024;
+const LEAST_LEFT_BYTES = 1024 * 1024;
+const PAGES = /^checkpoint\/pages-[0-9]{1,10}\.img$/;
 const NO_BYTES = Buffer.alloc(0);
 const GZIP_MAGIC = 0x1f8b;
 const ZSTD_MAGIC = 0xfd2fb528;
@@ -26,6 +29,15 @@ export interface ReadOptions {
   /** What may be unpacked in all, in bytes: an archive of a few can hold more than any disk. */
   readonly limit?: number;
   readonly signal?: AbortSignal | undefined;
+  /** Leaves pages where they are, if they lie there as CRIU can read them. They are not summed up. */
+  readonly leavesPages?: boolean;
+}
+
+/** Content of a member, in the archive's file. */
+export interface Place {
+  /** In bytes, a multiple of a page. */
+  readonly at: number;
+  readonly size: number;
 }
 
 export interface Unpacked {
@@ -34,6 +46,8 @@ export interface Unpacked {
   readonly sums: ReadonlyMap<string, Sum>;
   /** Text of the manifest, if there is one. */
   readonly manifest: string | undefined;
+  /** What was left where it is. */
+  readonly left: ReadonlyMap<string, Place>;
   /** Members of no meaning here. */
   readonly ignored: readonly string[];
 }
@@ -49,7 +63,38 @@ export async function readArchive(
   into: string | undefined,
   options: ReadOptions = {},
 ): Promise<Unpacked> {
-  return new Reading(path, options).read(new TarReader(contentOf(path, options), path), path, into, true);
+  const reading = new Reading(path, options);
+  if (options.leavesPages === true) {
+    await using file = await openPlain(path);
+    if (file !== undefined) {
+      const { size } = await file.stat();
+      return await reading.read({ tar: new TarReader(seekable(file, size), path), where: path, start: 0 }, into, true);
+    }
+  }
+  return reading.read({ tar: new TarReader(contentOf(path, options), path), where: path }, into, true);
+}
+
+/** Unless it is compressed or encrypted, or no regular file. */
+async function openPlain(path: string): Promise<FileHandle | undefined> {
+  const file = await open(path, 'r').catch(() => undefined);
+  const head = Buffer.alloc(AGE.length);
+  const isPlain =
+    (await file?.stat())?.isFile() === true &&
+    (await file?.read(head, 0, head.length, 0))?.bytesRead === head.length &&
+    head.toString('latin1') !== AGE &&
+    unpackerOf(head) === undefined;
+  if (isPlain) return file;
+  await file?.close();
+  return undefined;
+}
+
+/** An archive, or one in another. */
+interface Source {
+  readonly tar: TarReader;
+  /** What it is called in errors. */
+  readonly where: string;
+  /** Where it begins in the file, in bytes, where that can be said. */
+  readonly start?: number;
 }
 
 class Reading {
@@ -63,8 +108,8 @@ class Reading {
     this.#options = options;
   }
 
-  /** @param where the archive, or the one in it */
-  async read(tar: TarReader, where: string, into: string | undefined, mayBePod: boolean): Promise<Unpacked> {
+  async read({ tar, where, start }: Source, into: string | undefined, mayBePod: boolean): Promise<Unpacked> {
+    const left = new Map<string, Place>();
     const sums = new Map<string, Sum>();
     const containers = new Map<string, Unpacked>();
     const ignored: string[] = [];
@@ -76,18 +121,27 @@ class Reading {
       const name = nameOf(where, member);
       if (member.type === 'folder') continue;
       if (member.type !== 'file') throw bad(where, `${JSON.stringify(name)} is a ${member.type}`);
-      if (sums.has(name) || containers.has(name)) throw bad(where, `${name} is in it twice`);
+      if (sums.has(name) || left.has(name)) throw bad(where, `${name} is in it twice`);
       const container = mayBePod && sums.has(POD_OPTIONS) ? containerOf(name) : undefined;
       if (container !== undefined) {
         if (containers.has(container)) throw bad(where, `${name} is in it twice`);
         const folder = into === undefined ? undefined : join(into, container);
         if (folder !== undefined) await mkdir(folder, { mode: 0o700 });
-        const inner = `${where}: ${name}`;
-        containers.set(container, await this.read(new TarReader(tar.content(), inner), inner, folder, false));
+        const inner: Source = {
+          tar: new TarReader(tar.inner(), `${where}: ${name}`),
+          where: `${where}: ${name}`,
+          ...(start !== undefined && { start: start + tar.position }),
+        };
+        containers.set(container, await this.read(inner, folder, false));
         continue;
       }
       if (!isKnown(name)) {
         ignored.push(name);
+        continue;
+      }
+      const place = { at: (start ?? Number.NaN) + tar.position, size: member.size };
+      if (mayStay(name, place)) {
+        left.set(name, place);
         continue;
       }
       this.#count(member.size);
@@ -100,7 +154,7 @@ class Reading {
         sums.set(name, await keep(into === undefined ? undefined : join(into, name), this.#heeding(tar.content())));
       }
     }
-    return { sums, manifest, ignored, containers };
+    return { sums, manifest, ignored, containers, left };
   }
 
   /** A member may be as large as a process. */
@@ -120,6 +174,11 @@ class Reading {
       });
     }
   }
+}
+
+/** Pages whose place is known, and begins at a page. Few are not worth it. */
+function mayStay(name: string, { at, size }: Place): boolean {
+  return size >= LEAST_LEFT_BYTES && at % PAGE === 0 && size % PAGE === 0 && PAGES.test(name);
 }
 
 /** Errors: BAD_ARCHIVE, for one that leads elsewhere. */
@@ -155,7 +214,7 @@ export async function* contentOf(path: string, options: ReadOptions = {}): Async
       [head, stream] = await peeked(stream);
     }
     streams.push(stream);
-    const unpacker = unpackerFor(head);
+    const unpacker = unpackerOf(head)?.();
     if (unpacker !== undefined) {
       streams.push(unpacker);
       // It destroys the one with the error of the other.
@@ -175,9 +234,9 @@ export async function* contentOf(path: string, options: ReadOptions = {}): Async
   }
 }
 
-function unpackerFor(head: Buffer): Transform | undefined {
-  if (head.length >= 4 && head.readUInt32LE(0) === ZSTD_MAGIC) return createZstdDecompress();
-  return head.length >= 2 && head.readUInt16BE(0) === GZIP_MAGIC ? createGunzip() : undefined;
+function unpackerOf(head: Buffer): (() => Transform) | undefined {
+  if (head.length >= 4 && head.readUInt32LE(0) === ZSTD_MAGIC) return createZstdDecompress;
+  return head.length >= 2 && head.readUInt16BE(0) === GZIP_MAGIC ? createGunzip : undefined;
 }
 
 /** How a stream begins, and the stream with that. */

@@ -10,7 +10,8 @@ export const BLOCK = 512;
 /** Ends an archive. */
 export const END = Buffer.alloc(2 * BLOCK);
 
-const PAGE = 4096;
+/** What CRIU reads and writes memory by, in bytes. */
+export const PAGE = 4096;
 const MAX_PAX_BYTES = 1024 * 1024;
 const MAX_NAME_BYTES = 4096;
 
@@ -165,7 +166,7 @@ function writeNumber(block: Buffer, value: number, at: number, width: number): v
 /** Bytes in their order. One that has `skip` passes over bytes that nobody asks for without reading them. */
 export interface TarSource extends AsyncIterable<Uint8Array> {
   /** Over so many bytes from where it has read to; beyond its end there is nothing. */
-  skip?(bytes: number): void;
+  skip?(bytes: number): void | Promise<void>;
 }
 
 /** Reads what others have written, and believes none of it. */
@@ -220,6 +221,18 @@ export class TarReader {
       this.#left -= piece.length;
       yield piece;
     }
+  }
+
+  /** The same as a source, for an archive in this one. */
+  inner(): TarSource {
+    return {
+      [Symbol.asyncIterator]: () => this.content(),
+      skip: async (bytes) => {
+        const most = Math.min(bytes, this.#left);
+        await this.#bytes.skip(most);
+        this.#left -= most;
+      },
+    };
   }
 
   /** The whole content. Errors: BAD_ARCHIVE, when it is larger than allowed. */
@@ -345,7 +358,7 @@ class ByteReader {
     while (left > 0 && (this.#piece.length > 0 || this.#source.skip === undefined))
       left -= (await this.some(left)).length;
     if (left === 0) return;
-    this.#source.skip?.(left);
+    await this.#source.skip?.(left);
     this.position += left;
   }
 

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { constants, openSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { open, rm } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import type { ArchiveOutput } from './output.ts';
 import type { PumpResult } from './pump.ts';
@@ -17,8 +17,18 @@ export interface Sum {
 const PIECE_BYTES = 1024 * 1024;
 const NO_BYTES = Buffer.alloc(0);
 
+/** Where the members of an archive go. */
+export interface Members {
+  folder(name: string): Promise<void>;
+  add(name: string, content: Uint8Array | string): Promise<void>;
+  /** A file of a known size, which is removed afterwards. */
+  take(name: string, path: string): Promise<void>;
+  /** The last one, which tells of all others, and the end mark. */
+  finish(name: string, text: (sums: ReadonlyMap<string, Sum>) => string): Promise<void>;
+}
+
 /** Writes one tar archive into an output, and sums its members up. */
-export class ArchiveWriter {
+export class ArchiveWriter implements Members {
   readonly sums = new Map<string, Sum>();
   readonly #output: ArchiveOutput;
   readonly #mtime = Math.floor(Date.now() / 1000);
@@ -50,6 +60,11 @@ export class ArchiveWriter {
     await this.#pad(size);
   }
 
+  async take(name: string, path: string): Promise<void> {
+    await this.addFile(name, path);
+    await rm(path);
+  }
+
   /** Something of which nobody knows how much it will be: its header is written last. */
   async addStream(name: string, content: AsyncIterable<Uint8Array>): Promise<void> {
     await this.nest(name, async () => void (await this.#content(name, content)));
@@ -65,14 +80,24 @@ export class ArchiveWriter {
     this.#output.advance(at);
   }
 
-  /** A member that `write` writes into the same output: an archive in this one, whose own manifest has its sums. */
-  async nest(name: string, write: () => Promise<void>): Promise<void> {
-    const header = await this.#output.reserve(headerBlock({ name }).length);
+  /**
+   * A member that `write` writes into the same output: an archive in this one, whose own manifest has its sums.
+   * @param told how much it will be, where nothing can be filled in later
+   */
+  async nest(name: string, write: () => Promise<void>, told?: number): Promise<void> {
+    const header = told === undefined ? await this.#output.reserve(headerBlock({ name }).length) : undefined;
+    if (told !== undefined) await this.#output.write(this.#header(name, told));
     const began = this.#output.bytes;
     await write();
     const size = this.#output.bytes - began;
+    if (told !== undefined && size !== told) throw new Error(`${name} has ${size} bytes, and was to have ${told}`);
     await this.#pad(size);
-    await header.fill(this.#header(name, size));
+    await header?.fill(this.#header(name, size));
+  }
+
+  async finish(name: string, text: (sums: ReadonlyMap<string, Sum>) => string): Promise<void> {
+    await this.add(name, text(this.sums));
+    await this.end();
   }
 
   /** The end mark. The output stays open. */

@@ -32,6 +32,8 @@ export interface ContainerFacts {
   readonly hasTerminal: boolean;
   readonly devices: readonly string[];
   readonly modes: { readonly network: NamespaceMode; readonly ipc: NamespaceMode; readonly pid: NamespaceMode };
+  /** Of this agent, and so of the CRIU that it starts. */
+  readonly capabilities: bigint;
   /** Of the node's own processes, to compare. */
   readonly nodeNamespaces: Readonly<Record<NamespaceKind, string>>;
   /** Of the sandbox's first process. */
@@ -113,6 +115,7 @@ export async function factsOf(
       ipc: options?.ipc ?? NamespaceMode.POD,
       pid: options?.pid ?? NamespaceMode.POD,
     },
+    capabilities: own.capabilities,
     nodeNamespaces: own.namespaces,
     pausePid: sandbox.pid,
     volumes: config.mounts.map(({ hostPath, containerPath, readonly }) => ({

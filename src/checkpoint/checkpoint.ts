@@ -13,6 +13,7 @@ import {
   LAYER,
   LOG,
   MANIFEST,
+  parseManifest,
   SHM,
   SPEC,
   STATISTICS,
@@ -20,25 +21,35 @@ import {
   type TcpMode,
   VERSION,
 } from '../archive/layout.ts';
+import { annotationsOf, podAnnotations } from '../archive/oci.ts';
+import { PlannedArchive } from '../archive/planned.ts';
 import { memberOf, POD_DUMP, POD_OPTIONS, type PodManifest, podOptions } from '../archive/pod.ts';
 import { ArchiveWriter } from '../archive/writer.ts';
 import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
-import { ContainerState, PodSandboxState } from '../gen/cri.ts';
 import type { CheckpointRequest, Result } from '../gen/gantry/v1/agent.ts';
 import type { SourceEntry } from '../migrate/journal.ts';
-import { endDumped } from '../migrate/settle.ts';
+import { endDumped, leavePaused } from '../migrate/settle.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { residentBytes, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { type CriuOptions, checkLines, dump } from '../runtime/criu.ts';
-import { locateReal } from '../surgery/locate.ts';
-import { ArchiveDestination, ArchiveFile, type Destination, FolderDestination } from './destination.ts';
+import {
+  ArchiveDestination,
+  ArchiveFile,
+  ArchiveImage,
+  type Destination,
+  FolderDestination,
+  type NewArchive,
+} from './destination.ts';
 import { FrozenContainer } from './freeze.ts';
 import { checkSpace, keepLog } from './images.ts';
 import { packFolder, packLayer } from './layer.ts';
 import { configDump, containerdStatus, manifestOf, statusDump } from './metadata.ts';
 import { checkDumpable } from './preflight.ts';
+import { relink } from './relink.ts';
+import { selectedOf } from './selected.ts';
+import { occupy, targetOf } from './target.ts';
 import { addVolumes, shmFolder } from './volumes.ts';
 
 const TCP_MODES: Readonly<Record<string, TcpMode>> = { '': 'none', established: 'established', close: 'close' };
@@ -49,29 +60,26 @@ const TCP_MODES: Readonly<Record<string, TcpMode>> = { '': 'none', established: 
  */
 export async function checkpoint(node: Node, request: CheckpointRequest, operation: Operation): Promise<Result> {
   const options = optionsOf(request);
-  const { sandbox, containers, isPod } = await targetOf(node, request.container, operation);
-  const taken = [sandbox, ...containers].find((id) => node.busy.has(id));
-  if (taken !== undefined) throw new GantryError('BUSY', `another operation works on ${request.container}`);
-  const locked = isPod ? [sandbox, ...containers] : containers;
-  for (const id of locked) node.busy.add(id);
-  try {
-    const details = await operation.phase('check', async () => {
-      const all = await Promise.all(containers.map((id) => node.cri.describe(id, operation.signal)));
-      for (const detail of all) await checkDumpable(detail);
-      return all;
-    });
-    const job = { node, request, options, operation };
-    if (isPod) await writePod(job, details);
-    else await writeContainer(job, details[0] as ContainerDetail);
-    return operation.result({
-      containerId: isPod ? '' : (containers[0] ?? ''),
-      sandboxId: sandbox,
-      node: node.config.node,
-      directory: request.output || request.archive,
-    });
-  } finally {
-    for (const id of locked) node.busy.delete(id);
-  }
+  const target =
+    request.containers.length > 0
+      ? await selectedOf(node, request, operation.signal)
+      : await targetOf(node, request.container, operation.signal);
+  const { sandbox, containers, isPod } = target;
+  using _taken = occupy(node, target, request.container);
+  const details = await operation.phase('check', async () => {
+    const all = await Promise.all(containers.map((id) => node.cri.describe(id, operation.signal)));
+    for (const detail of all) await checkDumpable(detail);
+    return all;
+  });
+  const job = { node, request, options, operation };
+  if (isPod) await writePod(job, details);
+  else await writeContainer(job, details[0] as ContainerDetail);
+  return operation.result({
+    containerId: isPod ? '' : (containers[0] ?? ''),
+    sandboxId: sandbox,
+    node: node.config.node,
+    directory: whereTo(request),
+  });
 }
 
 interface Job {
@@ -81,48 +89,20 @@ interface Job {
   readonly operation: Operation;
 }
 
-interface Target {
-  readonly sandbox: string;
-  /** IDs. */
-  readonly containers: readonly string[];
-  readonly isPod: boolean;
-}
-
-/** A container by ID or name; a pod by the ID of its sandbox, or by its name where no container has that. */
-async function targetOf(node: Node, wanted: string, { signal }: Operation): Promise<Target> {
-  try {
-    const { id, podSandboxId } = await locateReal(node, wanted, signal);
-    return { sandbox: podSandboxId, containers: [id], isPod: false };
-  } catch (error) {
-    const mayBePod = error instanceof GantryError && ['IS_SANDBOX', 'NOT_FOUND'].includes(error.reason);
-    if (!mayBePod) throw error;
-    const pods = (await node.cri.listSandboxes(signal)).filter(
-      ({ id, state, metadata }) =>
-        state === PodSandboxState.SANDBOX_READY &&
-        ((wanted.length >= 3 && id.startsWith(wanted)) || metadata?.name === wanted),
-    );
-    const [pod] = pods;
-    if (pod === undefined || pods.length > 1) throw error;
-    const containers = (await node.cri.listContainers(signal))
-      .filter(({ podSandboxId, state }) => podSandboxId === pod.id && state === ContainerState.CONTAINER_RUNNING)
-      .map(({ id }) => id);
-    if (containers.length === 0) throw new GantryError('NOT_RUNNING', `no container of pod ${wanted} is running`);
-    return { sandbox: pod.id, containers, isPod: true };
-  }
-}
-
 async function writeContainer(job: Job, container: ContainerDetail): Promise<void> {
   const { node, request, operation } = job;
   if (request.output !== '') {
-    await using destination = await FolderDestination.open(request.output);
+    await using destination = await FolderDestination.open(node, operation.id, request.output);
     const write = (frozen: Frozen) => dumpInto(job, frozen, destination);
-    await writeFrozen(job, [container], destination.rest, write, () => destination.seal());
+    await writeFrozen(job, [container], write, () => destination.seal());
     return;
   }
-  await using archive = await openArchive(request);
-  await using destination = await ArchiveDestination.open(node, operation.id, archive);
+  await using archive = await openArchive(job);
+  await using destination = await ArchiveDestination.open(node, operation.id, archive.output);
   const write = (frozen: Frozen) => dumpInto(job, frozen, destination);
-  await writeFrozen(job, [container], archive.partial, write, () => archive.finish());
+  await writeFrozen(job, [container], write, () =>
+    archive.finish(annotationsOf(parseManifest(destination.manifest, whereTo(request)))),
+  );
 }
 
 /** All containers stand still before the first is dumped, and go on together. */
@@ -131,26 +111,28 @@ async function writePod(job: Job, containers: readonly ContainerDetail[]): Promi
   const [{ sandbox }] = containers as [ContainerDetail];
   if (request.output !== '') {
     throw new GantryError('IS_SANDBOX', `${request.container} is a pod (the ID is of its sandbox)`, {
-      hint: 'a pod goes into an archive (--archive); for one container name that: gantry ps lists them',
+      hint: 'a pod goes into an archive (--archive) or an image (--oci); for one container name that: gantry ps lists them',
     });
   }
-  if (request.recipients.length > 0) {
-    throw new GantryError('UNSUPPORTED', "a pod's archive cannot be encrypted yet", {
-      hint: 'encrypt the file with age afterwards, or checkpoint its containers one by one',
-    });
-  }
-  await using archive = await openArchive(request);
-  const pod = new ArchiveWriter(archive.output);
+  await using archive = await openArchive(job);
+  const { output } = archive;
+  const pod = new ArchiveWriter(output);
   await pod.add(POD_OPTIONS, podOptions(Object.fromEntries(containers.map(({ id, name }) => [name, id]))));
   await pod.add(POD_DUMP, `${JSON.stringify(podOf(sandbox), null, 2)}\n`);
   const sums: Record<string, string> = {};
   const write = async (frozen: Frozen): Promise<void> => {
     const { name } = frozen.container;
-    await using destination = await ArchiveDestination.open(node, `${operation.id}-${name}`, archive);
-    await pod.nest(memberOf(name), () => dumpInto(job, frozen, destination));
+    const planned = output.canReserve ? undefined : new PlannedArchive();
+    await using destination = await ArchiveDestination.open(node, `${operation.id}-${name}`, output, planned);
+    if (planned === undefined) {
+      await pod.nest(memberOf(name), () => dumpInto(job, frozen, destination));
+    } else {
+      await dumpInto(job, frozen, destination);
+      await pod.nest(memberOf(name), () => planned.writeTo(new ArchiveWriter(output)), planned.size);
+    }
     sums[name] = createHash('sha256').update(destination.manifest).digest('hex');
   };
-  await writeFrozen(job, containers, archive.partial, write, async () => {
+  await writeFrozen(job, containers, write, async () => {
     const manifest: PodManifest = {
       version: VERSION,
       created: new Date().toISOString(),
@@ -159,7 +141,7 @@ async function writePod(job: Job, containers: readonly ContainerDetail[]): Promi
     };
     await pod.add(MANIFEST, `${JSON.stringify(manifest, null, 2)}\n`);
     await pod.end();
-    await archive.finish();
+    await archive.finish(podAnnotations(manifest.pod));
   });
 }
 
@@ -167,17 +149,31 @@ function podOf({ id, config }: ContainerDetail['sandbox']): PodManifest['pod'] {
   return { id, name: config.metadata?.name ?? '', namespace: config.metadata?.namespace ?? '' };
 }
 
-function openArchive({ archive, compression, recipients }: CheckpointRequest): Promise<ArchiveFile> {
-  return ArchiveFile.open(archive, (compression || 'none') as Compression, recipients);
+function openArchive({ node, request, operation }: Job): Promise<NewArchive> {
+  const { archive, image, recipients } = request;
+  const compression = (request.compression || 'none') as Compression;
+  return archive === ''
+    ? ArchiveImage.open(node, operation.id, image, compression)
+    : ArchiveFile.open(node, operation.id, archive, { compression, recipients });
 }
 
-function optionsOf({ output, archive, tcp, criuOptions, timeoutSeconds, compression }: CheckpointRequest): CriuOptions {
+function whereTo({ output, archive, image }: CheckpointRequest): string {
+  return output || archive || image;
+}
+
+function optionsOf(request: CheckpointRequest): CriuOptions {
+  const { output, archive, image, tcp, criuOptions, timeoutSeconds, compression, recipients } = request;
   const mode = TCP_MODES[tcp];
-  if ((output === '') === (archive === '')) throw new GantryError('USAGE', 'either a folder or an archive');
-  if (!isAbsolute(output || archive)) throw new GantryError('USAGE', `${output || archive} must be an absolute path`);
+  if ([output, archive, image].filter((one) => one !== '').length !== 1)
+    throw new GantryError('USAGE', 'one of a folder, an archive and an image');
+  const path = whereTo(request);
+  if (!isAbsolute(path)) throw new GantryError('USAGE', `${path} must be an absolute path`);
   if (mode === undefined) throw new GantryError('USAGE', `"${tcp}" is no way to treat TCP connections`);
   if (!COMPRESSIONS.includes(compression as Compression) && compression !== '')
     throw new GantryError('USAGE', `compression is one of ${COMPRESSIONS.join(', ')}`);
+  if (recipients.length > 0 && archive === '') throw new GantryError('USAGE', 'only an archive can be encrypted');
+  if (request.leaveRunning && request.pause)
+    throw new GantryError('USAGE', 'the container either goes on or stays paused');
   checkLines(criuOptions);
   return { tcp: mode, lines: criuOptions, ...(timeoutSeconds > 0 && { timeoutMs: timeoutSeconds * 1000 }) };
 }
@@ -195,20 +191,18 @@ interface Frozen {
 }
 
 /**
- * Freezes containers, has each written, and lets them go on, or ends them.
+ * Freezes containers, has each written, and lets them go on, leaves them frozen, or ends them.
  *
- * @param rest what a rollback removes
  * @param finish makes it a checkpoint
  */
 async function writeFrozen(
-  { node, request, operation }: Job,
+  { node, request, options, operation }: Job,
   containers: readonly ContainerDetail[],
-  rest: string,
   write: (frozen: Frozen) => Promise<void>,
   finish: () => Promise<void>,
 ): Promise<void> {
   const running = await Promise.all(containers.map(async ({ pid }) => processesOf(await freezerOf(pid))));
-  await checkSpace(request.output || dirname(request.archive), await residentBytes(running.flat()));
+  await checkSpace(dirname(whereTo(request)), await residentBytes(running.flat()));
   const savedVolumes = new Set<string>();
   const prepared = await Promise.all(
     containers.map(async (container, index) => ({
@@ -224,7 +218,7 @@ async function writeFrozen(
         peer: '',
         container: container.id,
         sandbox: container.sandbox.id,
-        folder: rest,
+        ...(options.tcp === 'established' && { keepsConnections: true }),
       } satisfies SourceEntry,
     })),
   );
@@ -245,11 +239,14 @@ async function writeFrozen(
   operation.commit();
   await operation.phase('finish', finish);
   if (request.leaveRunning) return;
-  await operation.phase('end container', async () => {
-    for (const { entry } of all) await node.journal.write({ ...entry, state: 'committed' });
+  const [phase, state, settle] = request.pause
+    ? (['pause', 'paused', leavePaused] as const)
+    : (['end container', 'committed', endDumped] as const);
+  await operation.phase(phase, async () => {
+    for (const { entry } of all) await node.journal.write({ ...entry, state });
     for (const { frozen, entry } of all) {
       frozen.leaveFrozen();
-      await endDumped(node, { ...entry, state: 'committed' });
+      await settle(node, { ...entry, state });
     }
   });
 }
@@ -258,14 +255,17 @@ async function writeFrozen(
 async function dumpInto({ node, options, operation }: Job, one: Frozen, destination: Destination): Promise<void> {
   const { container, frozen, layer, imageId, hasShm, savedVolumes } = one;
   const { work } = destination;
-  const { length: processes } = await frozen.processes();
+  const pids = await frozen.processes();
+  const processes = pids.length;
   await destination.expect(processes);
+  await using names = new AsyncDisposableStack();
   await operation.phase('dump', async () => {
     const outcome = await dump(container.id, destination.images, work, options).then(
       () => undefined,
       (error: unknown) => error,
     );
     if (outcome !== undefined) await keepLog(node, join(work, DUMP_LOG), `${operation.id}-dump.log`);
+    else if (options.lines?.includes('link-remap')) names.use(await relink(destination.images, pids));
     // A disk that is full is the better reason for a dump that has failed.
     await destination.dumped(outcome === undefined);
     if (outcome !== undefined) throw outcome;

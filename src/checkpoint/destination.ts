@@ -3,13 +3,23 @@ import { type FileHandle, link, mkdir, open, readdir, rm, stat } from 'node:fs/p
 import { basename, dirname, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import { type Compression, DUMP_LOG, IMAGES, MANIFEST, type Manifest, STATISTICS } from '../archive/layout.ts';
+import { type Annotations, writeLayout } from '../archive/oci.ts';
 import { ArchiveOutput } from '../archive/output.ts';
+import type { PlannedArchive } from '../archive/planned.ts';
 import { Pump } from '../archive/pump.ts';
 import { ArchiveWriter, type Sum } from '../archive/writer.ts';
 import { exists, makePrivateFolder, syncFolder } from '../durable.ts';
 import { errnoOf, GantryError, messageOf } from '../errors.ts';
+import type { OutputEntry } from '../migrate/journal.ts';
 import { run } from '../runtime/program.ts';
 import { ImageFolder } from './images.ts';
+
+/** What is done to an archive on its way. */
+export interface Packing {
+  readonly compression: Compression;
+  /** Of age; none: it is not encrypted. */
+  readonly recipients: readonly string[];
+}
 
 export type Content = Uint8Array | string | AsyncIterable<Uint8Array>;
 
@@ -19,8 +29,6 @@ export interface Destination extends AsyncDisposable {
   readonly images: string;
   /** Folder for CRIU's log and statistics. */
   readonly work: string;
-  /** What a rollback removes, after a crash as well. */
-  readonly rest: string;
   /** Before the dump. @param processes how many will be dumped */
   expect(processes: number): Promise<void>;
   /** After the dump. @param isWhole false: it has failed. Errors: those of writing what came of it */
@@ -32,33 +40,25 @@ export interface Destination extends AsyncDisposable {
 
 /** A folder: the images stay where CRIU has written them. Nothing in it is summed up but what is small. */
 export class FolderDestination implements Destination {
-  readonly rest: string;
+  readonly work: string;
+  readonly #unfinished: Unfinished;
   readonly #sums = new Map<string, Sum>();
   #manifest = '';
-  #isDone = false;
 
-  private constructor(folder: string) {
-    this.rest = folder;
+  private constructor(folder: string, unfinished: Unfinished) {
+    this.work = folder;
+    this.#unfinished = unfinished;
   }
 
-  static async open(folder: string): Promise<FolderDestination> {
-    if (await exists(folder)) throw thereAlready(folder, 'name a folder that does not exist yet');
-    try {
-      await mkdir(folder, { mode: 0o700 });
-    } catch (error) {
-      throw cannotMake(folder, error);
-    }
-    const made = new FolderDestination(folder);
+  static async open(node: Node, operation: string, folder: string): Promise<FolderDestination> {
+    const unfinished = await Unfinished.folder(node, operation, folder);
+    const made = new FolderDestination(folder, unfinished);
     await mkdir(made.images, { mode: 0o700 });
     return made;
   }
 
   get images(): string {
-    return join(this.rest, IMAGES);
-  }
-
-  get work(): string {
-    return this.rest;
+    return join(this.work, IMAGES);
   }
 
   expect(): Promise<void> {
@@ -73,8 +73,8 @@ export class FolderDestination implements Destination {
     if (name === STATISTICS || name === DUMP_LOG) return; // CRIU has put them there
     const hash = createHash('sha256');
     let size = 0;
-    await makePrivateFolder(dirname(join(this.rest, name)));
-    await using file = await open(join(this.rest, name), 'wx', 0o600);
+    await makePrivateFolder(dirname(join(this.work, name)));
+    await using file = await open(join(this.work, name), 'wx', 0o600);
     for await (const piece of pieces(content)) {
       hash.update(piece);
       size += piece.length;
@@ -91,44 +91,53 @@ export class FolderDestination implements Destination {
 
   /** Makes it a checkpoint: the manifest comes when everything else is on the disk. */
   async seal(): Promise<void> {
-    await run('sync', ['-f', this.rest], { timeoutMs: 600_000 });
+    await run('sync', ['-f', this.work], { timeoutMs: 600_000 });
     await this.add(MANIFEST, this.#manifest);
-    await syncFolder(this.rest);
-    this.#isDone = true;
+    await syncFolder(this.work);
+    await this.#unfinished.done();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#isDone) await rm(this.rest, { recursive: true, force: true });
+    await this.#unfinished[Symbol.asyncDispose]();
   }
 }
 
-/** A new archive, under another name until it is whole. */
-export class ArchiveFile implements AsyncDisposable {
+/** Where an archive goes, until it is disposed. */
+export interface NewArchive extends AsyncDisposable {
   readonly output: ArchiveOutput;
-  /** What it is called meanwhile. */
-  readonly partial: string;
+  /** Makes it a checkpoint. @param told what an image says of itself */
+  finish(told: Annotations): Promise<void>;
+}
+
+/** A file, under another name until it is whole. */
+export class ArchiveFile implements NewArchive {
+  readonly output: ArchiveOutput;
   readonly #path: string;
   readonly #file: FileHandle;
+  readonly #unfinished: Unfinished;
 
-  private constructor(path: string, file: FileHandle, output: ArchiveOutput) {
+  private constructor(path: string, file: FileHandle, output: ArchiveOutput, unfinished: Unfinished) {
     this.#path = path;
-    this.partial = partialOf(path);
     this.#file = file;
     this.output = output;
+    this.#unfinished = unfinished;
   }
 
-  static async open(path: string, compression: Compression, recipients: readonly string[]): Promise<ArchiveFile> {
-    if (await exists(path)) throw thereAlready(path, 'name a file that does not exist yet');
-    // One that an agent has left which died: its journal would have removed it by now.
-    await rm(partialOf(path), { force: true });
-    const file = await open(partialOf(path), 'wx', 0o600).catch((error: unknown) => {
-      throw cannotMake(path, error);
-    });
+  static async open(
+    node: Node,
+    operation: string,
+    path: string,
+    { compression, recipients }: Packing,
+  ): Promise<ArchiveFile> {
+    if (await exists(path)) throw thereAlready(path);
+    const unfinished = await Unfinished.file(node, operation, `${path}.partial`);
+    let file: FileHandle | undefined;
     try {
-      return new ArchiveFile(path, file, await ArchiveOutput.open(file, compression, recipients));
+      file = await open(unfinished.path, 'r+');
+      return new ArchiveFile(path, file, await ArchiveOutput.open(file, compression, recipients), unfinished);
     } catch (error) {
-      await file.close();
-      await rm(partialOf(path), { force: true });
+      await file?.close();
+      await unfinished[Symbol.asyncDispose]();
       throw new GantryError('USAGE', `cannot encrypt ${path}: ${messageOf(error)}`, { cause: error });
     }
   }
@@ -137,17 +146,118 @@ export class ArchiveFile implements AsyncDisposable {
     await this.output.end();
     await this.#file.sync();
     // Not by renaming, which would replace what somebody else has put there meanwhile.
-    await link(this.partial, this.#path).catch((error: unknown) => {
-      if (errnoOf(error) === 'EEXIST') throw thereAlready(this.#path, 'name a file that does not exist yet');
+    await link(this.#unfinished.path, this.#path).catch((error: unknown) => {
+      if (errnoOf(error) === 'EEXIST') throw thereAlready(this.#path);
       throw error;
     });
-    await rm(this.partial);
+    await rm(this.#unfinished.path);
     await syncFolder(dirname(this.#path));
+    await this.#unfinished.done();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#file.close();
-    await rm(this.partial, { force: true });
+    await this.#unfinished[Symbol.asyncDispose]();
+  }
+}
+
+/** A folder with an OCI image layout, in which the archive is the one layer of the one image. */
+export class ArchiveImage implements NewArchive {
+  readonly output: ArchiveOutput;
+  readonly #compression: Compression;
+  readonly #file: FileHandle;
+  readonly #layer: string;
+  readonly #unfinished: Unfinished;
+
+  private constructor(
+    compression: Compression,
+    layer: string,
+    file: FileHandle,
+    output: ArchiveOutput,
+    unfinished: Unfinished,
+  ) {
+    this.#compression = compression;
+    this.#layer = layer;
+    this.#file = file;
+    this.output = output;
+    this.#unfinished = unfinished;
+  }
+
+  static async open(node: Node, operation: string, folder: string, compression: Compression): Promise<ArchiveImage> {
+    const unfinished = await Unfinished.folder(node, operation, folder);
+    try {
+      const layer = join(folder, 'layer');
+      const file = await open(layer, 'wx', 0o600);
+      return new ArchiveImage(compression, layer, file, await ArchiveOutput.open(file, compression, []), unfinished);
+    } catch (error) {
+      await unfinished[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async finish(told: Annotations): Promise<void> {
+    await this.output.end();
+    await this.#file.sync();
+    await writeLayout(this.#unfinished.path, { path: this.#layer, compression: this.#compression }, told);
+    await this.#unfinished.done();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#file.close();
+    await this.#unfinished[Symbol.asyncDispose]();
+  }
+}
+
+/**
+ * A file or folder that is being written. The journal knows of it before it is there, so that nothing of it is left when the
+ * agent dies; disposing it removes it, unless it is done.
+ */
+class Unfinished implements AsyncDisposable {
+  readonly path: string;
+  readonly #done: () => Promise<void>;
+  #isDone = false;
+
+  private constructor(path: string, done: () => Promise<void>) {
+    this.path = path;
+    this.#done = done;
+  }
+
+  static folder(node: Node, operation: string, path: string): Promise<Unfinished> {
+    return Unfinished.#make(node, operation, path, () => mkdir(path, { mode: 0o700 }));
+  }
+
+  static file(node: Node, operation: string, path: string): Promise<Unfinished> {
+    return Unfinished.#make(node, operation, path, async () => (await open(path, 'wx', 0o600)).close());
+  }
+
+  /** @param make fails when there is something already: that is not ours to remove */
+  static async #make(node: Node, operation: string, path: string, make: () => Promise<void>): Promise<Unfinished> {
+    if (await exists(path)) throw thereAlready(path);
+    const entry: OutputEntry = { role: 'output', state: 'writing', operation, peer: '', path };
+    await node.journal.write(entry);
+    try {
+      await make();
+    } catch (error) {
+      await node.journal.remove(entry);
+      if (errnoOf(error) === 'EEXIST') throw thereAlready(path);
+      throw new GantryError('USAGE', `cannot make ${path}: ${messageOf(error)}`, {
+        cause: error,
+        hint: 'the folder above it must exist',
+      });
+    }
+    return new Unfinished(path, () => node.journal.remove(entry));
+  }
+
+  /** It is whole, and on the disk. */
+  async done(): Promise<void> {
+    this.#isDone = true;
+    await this.#done();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isDone) return;
+    await rm(this.path, { recursive: true, force: true });
+    await this.done();
   }
 }
 
@@ -159,26 +269,30 @@ const SPARE_PIPES = 16;
  * images are small, and are put into it from a folder in memory. It is alone in its file, or one member of a pod's.
  */
 export class ArchiveDestination implements Destination {
-  readonly rest: string;
   /** Text of the manifest, once it is finished. */
   manifest = '';
   readonly #folder: ImageFolder;
   readonly #output: ArchiveOutput;
-  readonly #writer: ArchiveWriter;
+  readonly #writer: ArchiveWriter | PlannedArchive;
   readonly #fifos: string[] = [];
   #pump: Pump | undefined;
 
-  private constructor(archive: ArchiveFile, folder: ImageFolder) {
-    this.rest = archive.partial;
+  private constructor(folder: ImageFolder, output: ArchiveOutput, writer: ArchiveWriter | PlannedArchive) {
     this.#folder = folder;
-    this.#output = archive.output;
-    this.#writer = new ArchiveWriter(archive.output);
+    this.#output = output;
+    this.#writer = writer;
   }
 
-  static async open(node: Node, operation: string, archive: ArchiveFile): Promise<ArchiveDestination> {
+  /** @param writer one that only plans does not write before it is told to, and needs this until it has */
+  static async open(
+    node: Node,
+    operation: string,
+    output: ArchiveOutput,
+    writer: ArchiveWriter | PlannedArchive = new ArchiveWriter(output),
+  ): Promise<ArchiveDestination> {
     const folder = await ImageFolder.make(node, operation, 'source');
     await mkdir(folder.images, { mode: 0o700 });
-    return new ArchiveDestination(archive, folder);
+    return new ArchiveDestination(folder, output, writer);
   }
 
   get images(): string {
@@ -202,25 +316,26 @@ export class ArchiveDestination implements Destination {
   async dumped(isWhole: boolean): Promise<void> {
     const result = await this.#endPump();
     if (!isWhole) return;
-    if (result !== undefined) await this.#writer.adopt(`${IMAGES}/`, result);
+    if (result !== undefined && this.#writer instanceof ArchiveWriter) await this.#writer.adopt(`${IMAGES}/`, result);
     for (const name of (await readdir(this.images)).sort()) {
       const path = join(this.images, name);
-      if ((await stat(path)).isFile()) await this.#writer.addFile(`${IMAGES}/${name}`, path);
-      await rm(path);
+      if ((await stat(path)).isFile()) await this.#writer.take(`${IMAGES}/${name}`, path);
+      else await rm(path);
     }
   }
 
   async add(name: string, content: Content): Promise<void> {
     if (typeof content === 'string' || content instanceof Uint8Array) await this.#writer.add(name, content);
-    else if (this.#output.canReserve) await this.#writer.addStream(name, content);
+    else if (this.#output.canReserve && this.#writer instanceof ArchiveWriter)
+      await this.#writer.addStream(name, content);
     else await this.#addBySize(name, content);
   }
 
-  async finish(manifest: Omit<Manifest, 'members'>): Promise<void> {
-    const members = Object.fromEntries(this.#writer.sums);
-    this.manifest = manifestText({ ...manifest, members });
-    await this.#writer.add(MANIFEST, this.manifest);
-    await this.#writer.end();
+  finish(manifest: Omit<Manifest, 'members'>): Promise<void> {
+    return this.#writer.finish(MANIFEST, (sums) => {
+      this.manifest = manifestText({ ...manifest, members: Object.fromEntries(sums) });
+      return this.manifest;
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -236,18 +351,13 @@ export class ArchiveDestination implements Destination {
 
   /** Where nothing can be filled in later: what comes first is how much it is. */
   async #addBySize(name: string, content: AsyncIterable<Uint8Array>): Promise<void> {
-    const spool = join(this.#folder.path, basename(name));
+    const spool = join(this.#folder.path, `member-${basename(name)}`);
     {
       await using file = await open(spool, 'wx', 0o600);
       for await (const piece of content) await file.writeFile(piece);
     }
-    await this.#writer.addFile(name, spool);
-    await rm(spool);
+    await this.#writer.take(name, spool);
   }
-}
-
-export function partialOf(path: string): string {
-  return `${path}.partial`;
 }
 
 function manifestText(manifest: Manifest): string {
@@ -260,13 +370,6 @@ async function* pieces(content: Content): AsyncGenerator<Uint8Array> {
   else yield* content;
 }
 
-function thereAlready(path: string, hint: string): GantryError {
-  return new GantryError('USAGE', `${path} exists already`, { hint });
-}
-
-function cannotMake(path: string, error: unknown): GantryError {
-  return new GantryError('USAGE', `cannot make ${path}: ${messageOf(error)}`, {
-    cause: error,
-    hint: 'the folder above it must exist',
-  });
+function thereAlready(path: string): GantryError {
+  return new GantryError('USAGE', `${path} exists already`, { hint: 'name something that does not exist yet' });
 }

@@ -5,7 +5,7 @@ import { exists } from '../durable.ts';
 import { errnoOf, GantryError } from '../errors.ts';
 import type { SourceEntry } from '../migrate/journal.ts';
 import { open, shut } from '../network/shield.ts';
-import { type Freezer, freeze, ownFreezer, processesOf, refreeze, thaw } from '../runtime/cgroup.ts';
+import { type Freezer, freeze, isFrozen, ownFreezer, processesOf, refreeze, thaw } from '../runtime/cgroup.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 
 /**
@@ -28,6 +28,12 @@ export class FrozenContainer {
   static async freeze(node: Node, container: ContainerDetail, entry: SourceEntry): Promise<FrozenContainer> {
     const frozen = await FrozenContainer.find(container);
     if (frozen === undefined) throw new GantryError('NOT_RUNNING', `container ${container.name} has just ended`);
+    if (await isFrozen(frozen.#freezer)) {
+      // Whatever goes wrong lets it go on, and that is not for us to say.
+      throw new GantryError('NOT_RUNNING', `container ${container.name} is paused`, {
+        hint: `gantry resume ${container.name} lets it go on`,
+      });
+    }
     await frozen.#refuseStopped(container.name);
     await node.journal.write(entry);
     frozen.#forget = () => node.journal.remove(entry);

@@ -1,7 +1,7 @@
 import { copyFile, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
-import { makePrivateFolder } from '../durable.ts';
+import { exists, makePrivateFolder } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 
 /** A folder for the memory images of one operation, gone when disposed: they hold everything a process knows. */
@@ -37,7 +37,8 @@ export async function keepLog(node: Node, file: string, name: string): Promise<v
 
 /** Errors: NO_SPACE, when a folder's filesystem has no room for so many bytes (with a tenth to spare). */
 export async function checkSpace(folder: string, bytes: number): Promise<void> {
-  await makePrivateFolder(folder);
+  // One that is there is somebody's, with rights of its own.
+  if (!(await exists(folder))) await makePrivateFolder(folder);
   const { bavail, bsize } = await statfs(folder);
   const free = bavail * bsize;
   if (free < bytes * 1.1) {

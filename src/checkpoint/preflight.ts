@@ -1,7 +1,7 @@
 import { GantryError } from '../errors.ts';
 import { ContainerState, NamespaceMode } from '../gen/cri.ts';
 import type { ContainerDetail, Cri } from '../runtime/cri.ts';
-import { criuVersion } from '../runtime/criu.ts';
+import { checkRunc, criuVersion } from '../runtime/criu.ts';
 
 /** Everything that is known to prevent a dump, before anything is touched. Errors say which of them it was. */
 export async function checkDumpable(container: ContainerDetail): Promise<void> {
@@ -22,6 +22,7 @@ export async function checkDumpable(container: ContainerDetail): Promise<void> {
   }
   if (container.config.tty) throw unsupported('it has a terminal, which belongs to the shim');
   await criuVersion();
+  await checkRunc();
 }
 
 /** What else prevents a migration: a kubelet that would start the pod again, other containers in the sandbox. */

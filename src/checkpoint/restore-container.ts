@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
-import { GantryError } from '../errors.ts';
+import { errnoOf, GantryError } from '../errors.ts';
 import { ContainerState } from '../gen/cri.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { type CriuOptions, restoreOptions } from '../runtime/criu.ts';
@@ -12,6 +12,16 @@ import { keepLog } from './images.ts';
 const MOST_LOOKS = 20;
 /** CRIU's number for a task that a signal has stopped. */
 const TASK_STOPPED = 3;
+
+/** What a container is started from. */
+export interface Images {
+  /** Folder with CRIU's images. */
+  readonly images: string;
+  /** Resolves when a restore may begin: {@link verified} will not take much longer than it. */
+  near?(): Promise<void>;
+  /** Resolves when they are known to be what they were; nothing runs before. Errors: BAD_ARCHIVE. */
+  verified?(): Promise<void>;
+}
 
 /**
  * A container that is being started from a checkpoint and waits, complete and with its tasks stopped, for
@@ -33,9 +43,11 @@ export class PoisedContainer {
     node: Node,
     operation: string,
     container: string,
-    images: string,
+    from: Images,
     options: CriuOptions,
   ): Promise<PoisedContainer> {
+    await from.near?.();
+    const { images } = from;
     const ticket = await Ticket.issue(node.config.runDir, container, images, await restoreOptions(options));
     const started = node.cri.startContainer(container).catch((error: unknown) => {
       throw new GantryError('RESTORE_FAILED', error instanceof Error ? error.message : String(error), { cause: error });
@@ -54,6 +66,7 @@ export class PoisedContainer {
           hint: "is the OCI hook installed as the runtime's BinaryName in containerd's configuration?",
         });
       }
+      await from.verified?.();
       return poised;
     } catch (error) {
       await keepLog(node, ticket.log, `${operation}-restore.log`);
@@ -105,7 +118,7 @@ async function stoppedIn(images: string): Promise<Set<number>> {
 }
 
 /** "NSpid: 4711 49": in each namespace, from this one's to the process' own. */
-async function innermostPid(pid: number): Promise<number> {
+export async function innermostPid(pid: number): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, 'utf8');
   return Number(/^NSpid:.*\s(\d+)$/m.exec(status)?.[1]);
 }
@@ -123,9 +136,19 @@ export async function verifyRunning(node: Node, container: string, processes: nu
     if (detail.state !== ContainerState.CONTAINER_RUNNING) {
       throw new GantryError('VERIFICATION_FAILED', 'the container ended right after it was restored');
     }
-    found = (await processesOf(await freezerOf(detail.pid))).length;
+    found = await countIn(detail.pid);
     if (found >= processes) complete++;
     if (complete === 2) return;
   }
   throw new GantryError('VERIFICATION_FAILED', `only ${found} of ${processes} processes run after the restore`);
+}
+
+/** None in a container that ends just now. */
+async function countIn(pid: number): Promise<number> {
+  try {
+    return (await processesOf(await freezerOf(pid))).length;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENODEV' || errnoOf(error) === 'ESRCH') return 0;
+    throw error;
+  }
 }

@@ -5,11 +5,12 @@ import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import type { Manifest, TcpMode } from '../archive/layout.ts';
 import { GantryError } from '../errors.ts';
-import { type ContainerConfig, PodSandboxConfig, PodSandboxState } from '../gen/cri.ts';
+import { type ContainerConfig, ContainerState, PodSandboxConfig, PodSandboxState } from '../gen/cri.ts';
 import type { RestoreRequest, Result } from '../gen/gantry/v1/agent.ts';
 import type { RestoreEntry } from '../migrate/journal.ts';
 import { untilDone } from '../migrate/retry.ts';
 import { addressesOf } from '../network/address.ts';
+import { forgetClosing } from '../network/connections.ts';
 import { open, shut } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
 import type { SandboxDetail } from '../runtime/cri.ts';
@@ -17,6 +18,7 @@ import { type CriuOptions, checkLines, criuVersion } from '../runtime/criu.ts';
 import { removeOccupant } from '../surgery/occupants.ts';
 import { checkFits, thisHost } from './fits.ts';
 import { networkOf } from './freeze.ts';
+import { makeRoomForIpc, shareOutIpc } from './ipc.ts';
 import { letGo, PoisedContainer, STOPPED, verifyRunning } from './restore-container.ts';
 import { checkRights } from './rights.ts';
 import { Saved } from './saved.ts';
@@ -50,6 +52,7 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
       await checkFits(images, host);
       await checkImage(node, manifest);
     }
+    if (all.length > 1) await shareOutIpc(all.map(({ images }) => images));
   });
   const sandboxId = made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '';
   const entries: RestoreEntry[] = [];
@@ -73,7 +76,8 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
     const sandbox = await operation.phase('create', async () => {
       if (made === undefined) return node.cri.describeSandbox(sandboxId, operation.signal);
       for (const { name } of entries) await mkdir(join(made.logDirectory, name), { recursive: true });
-      const id = await node.cri.runSandbox(made, first.manifest.sandbox.runtimeHandler, operation.signal);
+      // Not to be cut off: the runtime may go on with a call that its client has left, and come to its end after the rollback.
+      const id = await node.cri.runSandbox(made, first.manifest.sandbox.runtimeHandler);
       return node.cri.describeSandbox(id);
     });
     const tcp = await tcpFor(request, first.manifest, sandbox, warnings);
@@ -125,9 +129,7 @@ async function create(
   const own = configFor(saved, entry);
   const { sandboxUid } = entry;
   const config = sandboxUid === undefined ? own : await withOwnVolumes(node, own, sandboxUid);
-  const id = await operation.phase('create', () =>
-    node.cri.createContainer(sandbox.id, config, sandbox.config, operation.signal),
-  );
+  const id = await operation.phase('create', () => node.cri.createContainer(sandbox.id, config, sandbox.config));
   const { snapshotter, snapshotKey, spec } = await node.cri.describe(id);
   await checkRights(saved.images, spec);
   await operation.phase('restore files', async () => {
@@ -152,9 +154,14 @@ async function start(
   coming: readonly Coming[],
   options: CriuOptions,
 ): Promise<void> {
+  await makeRoomForIpc(
+    node,
+    sandbox,
+    coming.map(({ saved: { images } }) => images),
+  );
   const [first] = coming;
   if (first !== undefined && coming.length === 1) {
-    await using poised = await PoisedContainer.restore(node, operation.id, first.id, first.saved.images, options);
+    await using poised = await PoisedContainer.restore(node, operation.id, first.id, first.saved, options);
     operation.commit();
     await poised.resume();
     return;
@@ -164,8 +171,7 @@ async function start(
   const stopped = { ...options, lines: [...(options.lines ?? []), STOPPED] };
   for (const [index, { id, saved }] of coming.entries()) {
     operation.throwIfCancelled();
-    if (index > 0) await saved.forgetShared();
-    await using poised = await PoisedContainer.restore(node, `${operation.id}-${index}`, id, saved.images, stopped);
+    await using poised = await PoisedContainer.restore(node, `${operation.id}-${index}`, id, saved, stopped);
     await poised.resume();
   }
   operation.commit();
@@ -178,8 +184,11 @@ async function start(
 
 /** Removes what a restore has made so far, found by what the runtime reserves for it. Idempotent. */
 export async function removeRestored(node: Node, entry: RestoreEntry): Promise<void> {
-  const { sandboxUid } = entry;
-  const sandboxes = (await node.cri.listSandboxes()).filter(({ metadata }) => metadata?.uid === sandboxUid);
+  const { sandboxUid, sandboxAttempt } = entry;
+  const sandboxes = (await node.cri.listSandboxes()).filter(
+    ({ metadata }) =>
+      metadata?.uid === sandboxUid && (sandboxAttempt === undefined || metadata?.attempt === sandboxAttempt),
+  );
   const ids = sandboxUid === undefined ? [entry.sandbox] : sandboxes.map(({ id }) => id);
   for (const { id, podSandboxId, metadata } of await node.cri.listContainers()) {
     const isOurs = metadata?.name === entry.name && metadata.attempt === entry.attempt;
@@ -194,7 +203,13 @@ export async function removeRestored(node: Node, entry: RestoreEntry): Promise<v
 async function openAgain(node: Node, sandbox: string): Promise<void> {
   const found = (await node.cri.listSandboxes()).find(({ id }) => id === sandbox);
   if (found?.state !== PodSandboxState.SANDBOX_READY) return;
-  await open(networkOf((await node.cri.describeSandbox(sandbox)).pid));
+  const netns = networkOf((await node.cri.describeSandbox(sandbox)).pid);
+  const isUsed = (await node.cri.listContainers()).some(
+    ({ podSandboxId, state }) => podSandboxId === sandbox && state === ContainerState.CONTAINER_RUNNING,
+  );
+  // What is left of a connection would hold its addresses for seconds, and be in the way of the next restore.
+  if (!isUsed) await forgetClosing(netns);
+  await open(netns);
 }
 
 /** Errors: IMAGE_MISSING. */

@@ -7,6 +7,11 @@ import type { CoreEntry } from '../gen/criu.ts';
 import type { RuntimeSpec } from '../runtime/cri.ts';
 import { coresIn } from './cores.ts';
 
+/** SECCOMP_FILTER_FLAG_TSYNC of Linux. */
+const TSYNC = 1;
+/** CRIU's number for a task that has ended and was not waited for. */
+const TASK_DEAD = 2;
+
 /**
  * Compares what the threads of a checkpoint are allowed, by its images, with what the container that they are to run in
  * allows: CRIU gives them whatever the images say. Errors: NOT_ALLOWED, with all that is too much; BAD_ARCHIVE.
@@ -16,7 +21,9 @@ import { coresIn } from './cores.ts';
  */
 export async function checkRights(images: string, spec: RuntimeSpec): Promise<void> {
   const excesses = new Set<string>();
-  for await (const { core } of coresIn(images)) for (const one of ofCore(core, spec)) excesses.add(one);
+  const synchronized = await synchronizedThreads(images);
+  for await (const { id, core } of coresIn(images))
+    for (const one of ofCore(core, spec, synchronized.has(id))) excesses.add(one);
   for (const name of (await readdir(images)).filter((one) => /^creds-\d+\.img$/.test(one))) {
     for (const one of ofCredentials(name, await readFile(join(images, name)), spec)) excesses.add(one);
   }
@@ -27,12 +34,33 @@ export async function checkRights(images: string, spec: RuntimeSpec): Promise<vo
   });
 }
 
-function ofCore(core: CoreEntry, spec: RuntimeSpec): string[] {
+/**
+ * Threads that get the filter of their process' first one, which is restored for all of them (SECCOMP_FILTER_FLAG_TSYNC): where
+ * all have the same CRIU writes it down once. By ID.
+ */
+async function synchronizedThreads(images: string): Promise<Set<number>> {
+  const read = async (name: string) => readFile(join(images, name)).catch(() => undefined);
+  const [tree, filters] = await Promise.all([read('pstree.img'), read('seccomp.img')]);
+  if (tree === undefined || filters === undefined) return new Set();
+  const [{ seccomp_filters } = { seccomp_filters: [] }] = decodeImage('seccomp.img', filters, 'SECCOMP').entries;
+  const isForAll = new Set<number>();
+  for await (const { id, core } of coresIn(images)) {
+    const { seccomp_mode: mode, seccomp_filter: filter } = core.thread_core ?? {};
+    const flags = filter === undefined ? 0 : (seccomp_filters[filter]?.flags ?? 0);
+    if (mode === 'filter' && (flags & TSYNC) !== 0) isForAll.add(id);
+  }
+  const processes = decodeImage('pstree.img', tree, 'PSTREE').entries.filter(({ pid }) => isForAll.has(pid));
+  return new Set(processes.flatMap(({ threads }) => threads));
+}
+
+function ofCore(core: CoreEntry, spec: RuntimeSpec, isSynchronized: boolean): string[] {
   const creds = core.thread_core?.creds;
-  const seccomp = core.thread_core?.seccomp_mode ?? core.tc?.old_seccomp_mode ?? 'disabled';
+  const own = core.thread_core?.seccomp_mode ?? core.tc?.old_seccomp_mode ?? 'disabled';
+  // What has ended runs no more.
+  const hasFilter = own !== 'disabled' || isSynchronized || core.tc?.task_state === TASK_DEAD;
   return [
     ...(creds === undefined ? [] : excessOf(credentialsOf(creds, core), spec)),
-    ...(spec.linux?.seccomp !== undefined && seccomp === 'disabled' ? ['a thread without seccomp'] : []),
+    ...(spec.linux?.seccomp !== undefined && !hasFilter ? ['a thread without seccomp'] : []),
     ...limitsOf(core).flatMap(({ resource, hard }) => {
       const allowed = spec.process?.rlimits?.find(({ type }) => type === `RLIMIT_${resource.toUpperCase()}`)?.hard;
       const isMore = allowed !== undefined && (hard === 'unlimited' ? !isUnlimited(allowed) : hard > BigInt(allowed));

@@ -1,4 +1,4 @@
-import { readdir, readFile, rm, stat, statfs } from 'node:fs/promises';
+import { readdir, readFile, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import {
@@ -16,6 +16,7 @@ import {
   VERSION,
   VOLUMES,
 } from '../archive/layout.ts';
+import { archiveIn } from '../archive/oci.ts';
 import { checkPod } from '../archive/pod.ts';
 import { type ReadOptions, readArchive, type Unpacked } from '../archive/reader.ts';
 import { exists } from '../durable.ts';
@@ -24,6 +25,8 @@ import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
 import type { RuntimeSpec } from '../runtime/cri.ts';
 import { ImageFolder } from './images.ts';
 import { unpackLayer } from './layer.ts';
+import { PagesInPlace } from './pages-in-place.ts';
+import type { Images } from './restore-container.ts';
 
 /** Annotations of containerd (internal/cri/annotations). */
 const CONTAINER_NAME = 'io.kubernetes.cri.container-name';
@@ -33,19 +36,22 @@ const RUNTIMES_OWN = new Set(['/etc/hosts', '/etc/hostname', '/etc/resolv.conf',
 /** Of what is free, for what is unpacked. */
 const SHARE = 0.9;
 
-/** A checkpoint that was read and found sound: a folder as it is, an archive unpacked into memory until it is disposed. */
-export class Saved implements AsyncDisposable {
+/**
+ * A checkpoint that was read and found sound: a folder as it is, an archive unpacked into memory until it is disposed, but
+ * for its pages where they can stay in it: those are looked at before anything that has them runs.
+ */
+export class Saved implements Images, AsyncDisposable {
   readonly manifest: Manifest;
   /** What was passed over, and the like. */
   readonly warnings: readonly string[];
   readonly #folder: string;
-  readonly #owned: ImageFolder | undefined;
+  #pages: PagesInPlace | undefined;
+  #owned: AsyncDisposable | undefined;
 
-  private constructor(folder: string, manifest: Manifest, warnings: readonly string[], owned?: ImageFolder) {
+  private constructor(folder: string, manifest: Manifest, warnings: readonly string[]) {
     this.#folder = folder;
     this.manifest = manifest;
     this.warnings = warnings;
-    this.#owned = owned;
   }
 
   /** A checkpoint of one container. Errors: as for {@link openAll}; USAGE, for a pod's. */
@@ -72,44 +78,63 @@ export class Saved implements AsyncDisposable {
     const found = await stat(path).catch((error: unknown) => {
       throw new GantryError('NOT_FOUND', `there is no checkpoint ${path}: ${messageOf(error)}`, { cause: error });
     });
-    if (found.isDirectory()) return [new Saved(path, await manifestIn(path), [])];
-    const folder = await ImageFolder.make(node, operation, 'target');
-    try {
-      const { bavail, bsize } = await statfs(folder.path);
-      const read = await readArchive(path, folder.path, { ...options, limit: bavail * bsize * SHARE });
-      const { containers, manifest } = read;
-      if (containers.size === 0) return [await Saved.#from(path, folder.path, read, folder)];
+    const archive = found.isDirectory() ? await archiveIn(path) : path;
+    if (archive === undefined) return [new Saved(path, await manifestIn(path), [])];
+    await using stack = new AsyncDisposableStack();
+    const folder = stack.use(await ImageFolder.make(node, operation, 'target'));
+    const { bavail, bsize } = await statfs(folder.path);
+    const limit = bavail * bsize * SHARE;
+    const read = await readArchive(archive, folder.path, { leavesPages: true, ...options, limit });
+    const { containers, manifest } = read;
+    if (containers.size > 0) {
       const texts = [...containers].map(([name, one]) => [name, one.manifest ?? ''] as const);
       checkPod(manifest ?? '', path, new Map(texts));
-      const all: Saved[] = [];
-      for (const [name, one] of containers)
-        all.push(
-          await Saved.#from(`${path}: ${name}`, join(folder.path, name), one, all.length === 0 ? folder : undefined),
-        );
-      return all as [Saved, ...Saved[]];
-    } catch (error) {
-      await folder[Symbol.asyncDispose]();
-      throw error;
     }
+    const parts: [where: string, folder: string, read: Unpacked][] = [...containers].map(([name, one]) => [
+      `${path}: ${name}`,
+      join(folder.path, name),
+      one,
+    ]);
+    if (parts.length === 0) parts.push([path, folder.path, read]);
+    const all: Saved[] = [];
+    // They are read in the order in which they will be restored.
+    let before: Promise<unknown> = Promise.resolve();
+    for (const [where, into, one] of parts) {
+      const saved = await Saved.#from(where, into, one);
+      if (one.left.size > 0) {
+        const { members } = saved.manifest;
+        const isKnown = one.manifest !== undefined;
+        const pages = await PagesInPlace.prepare(archive, into, one.left, isKnown ? members : undefined, before);
+        before = pages.verified;
+        saved.#pages = stack.use(pages);
+      }
+      all.push(saved);
+    }
+    const [first, ...others] = all as [Saved, ...Saved[]];
+    first.#owned = stack.move();
+    return [first, ...others];
   }
 
-  static async #from(path: string, folder: string, read: Unpacked, owned?: ImageFolder): Promise<Saved> {
-    const { sums, manifest, ignored } = read;
+  static async #from(path: string, folder: string, { sums, manifest, ignored, left }: Unpacked): Promise<Saved> {
     if (!sums.has(SPEC) && manifest === undefined) throw bad(path, `it has neither ${MANIFEST} nor ${SPEC}`);
     const warnings = ignored.map((name) => `${name} has no meaning here, and was left out`);
     if (manifest === undefined) {
       warnings.push('it was not made by gantry: nothing says whether it is as it was made');
-      return new Saved(folder, await foreignManifest(path, folder), warnings, owned);
+      return new Saved(folder, await foreignManifest(path, folder), warnings);
     }
     const parsed = parseManifest(manifest, path);
-    checkSums(path, parsed, sums);
-    return new Saved(folder, parsed, warnings, owned);
+    checkSums(path, parsed, sums, left);
+    return new Saved(folder, parsed, warnings);
   }
 
-  /** Leaves out what all containers of a pod have in common and one of them has brought back already. */
-  async forgetShared(): Promise<void> {
-    for (const name of await readdir(this.images))
-      if (/^ipcns-(shm|sem|msg)-/.test(name)) await rm(join(this.images, name));
+  /** When a restore may begin. */
+  async near(): Promise<void> {
+    await this.#pages?.near;
+  }
+
+  /** Before anything of it runs. Errors: BAD_ARCHIVE. */
+  async verified(): Promise<void> {
+    await this.#pages?.verified;
   }
 
   /** Of CRIU's images. */

@@ -9,9 +9,11 @@ import { type Format, formatJson, outputOption, parseCount } from './output.ts';
 interface Options {
   output?: string;
   archive?: string;
+  oci?: string;
   compress: string;
   recipient: string[];
   leaveRunning: boolean;
+  pause: boolean;
   stop: boolean;
   tcp?: string;
   tcpEstablished: boolean;
@@ -28,20 +30,25 @@ interface Options {
 
 const collect = (value: string, all: string[]) => [...all, value];
 
-/** `gantry checkpoint`: a container's state goes into a folder or an archive. */
+/** `gantry checkpoint`: the state of a container or a pod goes into an archive, a folder or an image. */
 export function checkpointCommand(): Command {
   return new Command('checkpoint')
-    .description("write a running container's state into an archive or a folder of this node")
-    .argument('<container>', 'ID, ID prefix or name of a running container')
+    .description('write the state of a running container, or of a pod, into an archive or a folder of this node')
+    .argument(
+      '<container>',
+      'ID, ID prefix or name of a running container; or of a pod, by the ID of its sandbox or by its name',
+    )
     .option('--archive <file>', 'archive to make; it must not exist yet')
-    .option('--output <dir>', 'folder to make; it must not exist yet')
+    .option('--output <dir>', 'folder to make, of one container; it must not exist yet')
+    .option('--oci <dir>', 'folder to make, an OCI image layout with the archive as its layer; it must not exist yet')
     .addOption(
-      new Option('--compress <how>', 'compression of an archive; the container stands still for it')
+      new Option('--compress <how>', 'compression of the archive; the container stands still for it')
         .choices(COMPRESSIONS)
         .default('none'),
     )
     .option('--recipient <age1...>', 'encrypt the archive for this key of age; may be repeated', collect, [])
     .option('--leave-running', 'let the container go on afterwards', false)
+    .option('--pause', 'leave the container frozen afterwards: gantry resume lets it go on', false)
     .option('--stop', 'end the container afterwards (the default)', false)
     .addOption(
       new Option(
@@ -51,7 +58,7 @@ export function checkpointCommand(): Command {
     )
     .option('--tcp-established', 'the same as --tcp established', false)
     .option('--tcp-skip-in-flight', 'leave out connections that are not accepted yet', false)
-    .option('--ext-unix-sk', 'allow unix sockets whose other end is not in the container', false)
+    .option('--ext-unix-sk', 'allow datagram sockets (unix) whose other end is in another container of the pod', false)
     .option('--link-remap', 'keep files that are open and deleted by a name of their own', false)
     .option('--force-irmap', 'find the files that inotify watches by searching', false)
     .option('--ghost-limit <size>', 'how large a deleted file may be that is still open (1M)')
@@ -64,7 +71,7 @@ export function checkpointCommand(): Command {
       `
 It holds CRIU's images, what the container has changed in its image, /dev/shm, its log and its configuration: all of
 the process's memory, with every secret in it. So archives have mode 0600, folders 0700. checkpointctl reads archives,
-too. gantry restore starts a container from either; gantry swap puts one into a container that is there.
+too. gantry restore starts a container from any of them; gantry swap puts one into a container that is there.
 
 The container is frozen while it is dumped. Compression and encryption make that longer; without them memory goes from
 CRIU into the archive once.
@@ -72,24 +79,29 @@ CRIU into the archive once.
 Examples:
   gantry checkpoint redis --archive /var/tmp/redis.tar --leave-running --tcp established
   gantry checkpoint redis --archive /var/tmp/redis.tar.zst --compress zstd --recipient age1...
-  gantry checkpoint redis --output /var/tmp/redis-1`,
+  gantry checkpoint redis --output /var/tmp/redis-1 --pause
+  gantry checkpoint redis --oci /var/tmp/image --leave-running && skopeo copy oci:/var/tmp/image docker://...`,
     )
     .action(async (container: string, options: Options) => {
       const request = requestFor(container, options);
       const result = await runOperation(options.agent, AgentService.checkpoint, request);
-      console.log(
-        options.outputFormat === 'json' ? formatJson(result) : `${container} is saved in ${result.directory}`,
-      );
+      const paused = options.pause ? `, and paused: gantry resume ${container} lets it go on` : '';
+      const text = `${container} is saved in ${result.directory}${paused}`;
+      console.log(options.outputFormat === 'json' ? formatJson(result) : text);
     });
 }
 
 function requestFor(container: string, options: Options): CheckpointRequest {
-  const { output, archive, tcp, leaveRunning, stop } = options;
-  if ((output === undefined) === (archive === undefined))
-    throw new GantryError('USAGE', 'where to? either --archive or --output');
-  if (output !== undefined && (options.compress !== 'none' || options.recipient.length > 0))
-    throw new GantryError('USAGE', '--compress and --recipient are for archives: use --archive');
-  if (leaveRunning && stop) throw new GantryError('USAGE', 'either --leave-running or --stop');
+  const { output, archive, oci, tcp, leaveRunning, pause, stop } = options;
+  const path = (given: string | undefined) => (given === undefined ? '' : resolve(given));
+  if ([output, archive, oci].filter((one) => one !== undefined).length !== 1)
+    throw new GantryError('USAGE', 'where to? one of --archive, --output and --oci');
+  if (output !== undefined && options.compress !== 'none')
+    throw new GantryError('USAGE', '--compress is for archives: use --archive or --oci');
+  if (archive === undefined && options.recipient.length > 0)
+    throw new GantryError('USAGE', '--recipient is for archives: use --archive');
+  if ([leaveRunning, pause, stop].filter(Boolean).length > 1)
+    throw new GantryError('USAGE', 'what becomes of it? one of --leave-running, --pause and --stop');
   if (tcp === 'close' && options.tcpEstablished)
     throw new GantryError('USAGE', 'either --tcp close or --tcp-established');
   const switches = {
@@ -100,11 +112,13 @@ function requestFor(container: string, options: Options): CheckpointRequest {
   };
   return CheckpointRequest.fromPartial({
     container,
-    output: output === undefined ? '' : resolve(output),
-    archive: archive === undefined ? '' : resolve(archive),
+    output: path(output),
+    archive: path(archive),
+    image: path(oci),
     compression: options.compress,
     recipients: options.recipient,
     leaveRunning,
+    pause,
     tcp: tcp ?? (options.tcpEstablished ? 'established' : ''),
     criuOptions: [
       ...Object.entries(switches).flatMap(([name, isOn]) => (isOn ? [name] : [])),

@@ -14,6 +14,7 @@ interface Options {
   files: boolean;
   sockets: boolean;
   mounts: boolean;
+  volumes: boolean;
   env: boolean;
   all: boolean;
   identity: string[];
@@ -30,6 +31,7 @@ export function inspectCommand(): Command {
     .option('--files', 'of a checkpoint: open files', false)
     .option('--sockets', 'of a checkpoint: sockets, their peers and state', false)
     .option('--mounts', 'of a checkpoint: mounts', false)
+    .option('--volumes', 'of a checkpoint: volumes and /dev/shm, how many files they have and of what size', false)
     .option('--env', 'of a checkpoint: environment of each process; there may be secrets in it', false)
     .option('--all', 'of a checkpoint: all of these, the environment too, and how long the dump took', false)
     .addOption(identityOption())
@@ -66,7 +68,7 @@ function inspectCheckpoint(path: string, options: Options): Promise<void> {
     const onUnpacked = (bytes: number) => progress.unpacked(bytes);
     await using opened = await openAll(path, { identities, signal, onUnpacked });
     const containers: Inspection[] = [];
-    for (const one of opened.containers) containers.push(await inspect(one, { environment }));
+    for (const one of opened.containers) containers.push(await inspect(one, { environment, signal }));
     progress.clear();
     if (options.outputFormat === 'json') {
       console.log(formatJson(opened.pod === undefined ? containers[0] : { ...opened.pod, containers }));
@@ -77,6 +79,7 @@ function inspectCheckpoint(path: string, options: Options): Promise<void> {
       files: options.files || all,
       sockets: options.sockets || all,
       mounts: options.mounts || all,
+      volumes: options.volumes || all,
       environment,
       statistics: all,
     };

@@ -15,6 +15,8 @@ interface Options {
   logLevel?: string;
   runtimeApi?: string;
   stateDir?: string;
+  checkpoints?: string;
+  agent?: string;
   outputFormat: Format;
 }
 
@@ -34,6 +36,8 @@ export function proxyCommand(): Command {
       .option('--log-level <level>', 'trace, debug, info, warn or error (default: info)')
       .option('--runtime-api <version>', "the runtime's version of the CRI: auto, v1 or v1alpha2 (default: auto)")
       .option('--state-dir <folder>', 'where the slots of this node are kept (default: /var/lib/gantry)')
+      .option('--checkpoints <whose>', 'who makes and restores checkpoints: auto, runtime or gantry (default: auto)')
+      .option('--agent <socket>', "the agent's socket, for checkpoints (default: /run/gantry/agent.sock)")
       .addOption(outputOption())
       // -o after "trace" is for trace.
       .enablePositionalOptions()
@@ -65,6 +69,8 @@ The configuration has the same settings; flags win over it:
     logLevel: info               # debug also shows List and Status calls
     runtimeApi: auto
     stateDir: /var/lib/gantry
+    checkpoints: auto            # the runtime's own where it has them; gantry: never the runtime's
+    agentSocket: /run/gantry/agent.sock
 
 The socket gets the owner and mode of the runtime's; one that systemd passes (LISTEN_FDS) is used as it is. While the
 runtime is away, calls wait --upstream-wait and are then answered UNAVAILABLE; connections from kubelet stay open. A call
@@ -94,9 +100,12 @@ async function run({ values }: EffectiveConfig): Promise<void> {
 }
 
 function flagsOf(options: Options): Flags {
-  const { listen, upstream, upstreamWait, drainTimeout, metrics, logLevel, runtimeApi, stateDir } = options;
-  const flags = { listen, upstream, upstreamWaitMs: upstreamWait, drainTimeoutMs: drainTimeout };
-  const all: Record<Setting, string | undefined> = { ...flags, metrics, logLevel, runtimeApi, stateDir };
+  const { listen, upstream, upstreamWait, drainTimeout, agent, ...same } = options;
+  const { metrics, logLevel, runtimeApi, stateDir, checkpoints } = same;
+  const all: Record<Setting, string | undefined> = {
+    ...{ listen, upstream, upstreamWaitMs: upstreamWait, drainTimeoutMs: drainTimeout, agentSocket: agent },
+    ...{ metrics, logLevel, runtimeApi, stateDir, checkpoints },
+  };
   return Object.fromEntries(Object.entries(all).filter(([, text]) => text !== undefined)) as Flags;
 }
 

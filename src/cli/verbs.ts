@@ -11,6 +11,7 @@ const VERBS: Readonly<Record<string, () => Promise<Command>>> = {
   check: async () => (await import('./check.ts')).checkCommand(),
   migrate: async () => (await import('./migrate.ts')).migrateCommand(),
   checkpoint: async () => (await import('./checkpoint.ts')).checkpointCommand(),
+  resume: async () => (await import('./resume.ts')).resumeCommand(),
   restore: async () => (await import('./restore.ts')).restoreCommand(),
   diff: async () => (await import('./diff.ts')).diffCommand(),
   list: async () => (await import('./list.ts')).listCommand(),

@@ -2,7 +2,8 @@ import { describe, expect, test } from 'vitest';
 import { readArguments, readEnvironment } from './arguments.ts';
 import { smallCheckpoint } from './checkpoint.fixture.ts';
 import { type CheckpointImages, readImages } from './checkpoint.ts';
-import { encodeImage, memorySource, mm } from './images.fixture.ts';
+import { encodeImage } from './encode.ts';
+import { memorySource, mm } from './images.fixture.ts';
 import type { Process } from './process.ts';
 
 const read = (changed: Record<string, Buffer> = {}) => readImages(memorySource({ ...smallCheckpoint(), ...changed }));

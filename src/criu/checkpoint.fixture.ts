@@ -1,4 +1,5 @@
-import { core, encodeImage, FOWN, mm, PAGE, SOCKET_OPTIONS, thread } from './images.fixture.ts';
+import { encodeImage } from './encode.ts';
+import { core, FOWN, mm, PAGE, SOCKET_OPTIONS, thread } from './images.fixture.ts';
 
 const ARGUMENTS = 'server\0--port\x006379\0';
 const ENVIRONMENT = 'HOME=/data\0EMPTY=\0';

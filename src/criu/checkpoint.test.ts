@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { smallCheckpoint } from './checkpoint.fixture.ts';
 import { type CheckpointImages, readImages } from './checkpoint.ts';
-import { core, encodeImage, FOWN, memorySource, SOCKET_OPTIONS } from './images.fixture.ts';
+import { encodeImage } from './encode.ts';
+import { core, FOWN, memorySource, SOCKET_OPTIONS } from './images.fixture.ts';
 import type { Process } from './process.ts';
 import { flatten } from './process-tree.ts';
 

@@ -2,8 +2,9 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { GantryError } from '../errors.ts';
 import { smallCheckpoint } from './checkpoint.fixture.ts';
+import { encodeEntry, encodeImage, u32 } from './encode.ts';
 import { decodeImage, MAX_ENTRY_BYTES } from './image.ts';
-import { core, encodeEntry, encodeImage, u32 } from './images.fixture.ts';
+import { core } from './images.fixture.ts';
 import { COMMON_MAGIC, KINDS, kindOf, SERVICE_MAGIC } from './kinds.ts';
 
 /** Whatever is thrown must be a GantryError of this reason, with a message that fits. */

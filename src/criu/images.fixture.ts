@@ -1,40 +1,11 @@
 import type { Messages } from '../gen/criu.ts';
-import { COMMON_MAGIC, describe, type EntryOf, type HeadOf, type Kind, SERVICE_MAGIC } from './kinds.ts';
-import { messageType } from './messages.ts';
+import { encodeImage, type Known } from './encode.ts';
+import type { EntryOf } from './kinds.ts';
 import type { ImageSource } from './source.ts';
 
 /*
  * Images made by hand, for tests: the same messages, put together independently of the reader.
  */
-
-type Known<T> = T extends (infer U)[] ? Known<U>[] : { readonly [P in keyof T]?: unknown };
-
-/** One entry: its length, the message, and what follows it. */
-export function encodeEntry<N extends keyof Messages>(
-  name: N,
-  entry: Known<Messages[N]>,
-  extra: Uint8Array = NOTHING,
-): Buffer {
-  const type = messageType(name);
-  const message = Buffer.from(type.encode(type.fromObject(plain(entry) as object)).finish());
-  return Buffer.concat([u32(message.length), message, extra]);
-}
-
-/** A whole image. @param extras raw bytes behind each of the entries */
-export function encodeImage<K extends Kind>(
-  kind: K,
-  entries: readonly Known<EntryOf<K>>[],
-  { head, extras = [] }: { head?: Known<HeadOf<K>>; extras?: readonly Uint8Array[] } = {},
-): Buffer {
-  const { magic, message, head: headMessage, service } = describe(kind);
-  const first = headMessage === undefined ? NOTHING : encodeEntry(headMessage, head ?? {});
-  return Buffer.concat([
-    ...(kind === 'INVENTORY' ? [] : [u32(service ? SERVICE_MAGIC : COMMON_MAGIC)]),
-    u32(magic),
-    first,
-    ...entries.map((entry, index) => encodeEntry(message, entry, extras[index])),
-  ]);
-}
 
 /** Files of a checkpoint in memory. */
 export function memorySource(files: Readonly<Record<string, Buffer>>): ImageSource {
@@ -45,14 +16,7 @@ export function memorySource(files: Readonly<Record<string, Buffer>>): ImageSour
   };
 }
 
-export const NOTHING = new Uint8Array(0);
 export const PAGE = 4096;
-
-export function u32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32LE(value);
-  return bytes;
-}
 
 export const FOWN = { uid: 0, euid: 0, signum: 0, pid_type: 0, pid: 0 };
 export const SOCKET_OPTIONS = {
@@ -102,13 +66,4 @@ export function mm(areas: readonly Area[], more: Known<EntryOf<'MM'>> = {}): Buf
   const none = { mm_start_code: 0n, mm_end_code: 0n, mm_start_data: 0n, mm_end_data: 0n, mm_start_brk: 0n, mm_brk: 0n };
   const text = { mm_arg_start: 0x7000n, mm_arg_end: 0x7000n, mm_env_start: 0x7800n, mm_env_end: 0x7800n };
   return encodeImage('MM', [{ ...none, mm_start_stack: 0x7f00n, ...text, exe_file_id: 1, vmas, ...more }]);
-}
-
-/** protobufjs takes 64-bit numbers as text. */
-function plain(value: unknown): unknown {
-  if (typeof value === 'bigint') return String(value);
-  if (value instanceof Uint8Array) return value;
-  if (Array.isArray(value)) return value.map(plain);
-  if (typeof value !== 'object' || value === null) return value;
-  return Object.fromEntries(Object.entries(value).map(([name, field]) => [name, plain(field)]));
 }

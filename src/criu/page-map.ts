@@ -4,9 +4,9 @@ import type { ImageSet } from './image-set.ts';
 import { fileOf } from './kinds.ts';
 
 /** Bits of pagemap_entry.flags: CRIU's criu/include/pagemap.h. */
-const PARENT = 1;
+export const PARENT = 1;
 const LAZY = 2;
-const PRESENT = 4;
+export const PRESENT = 4;
 
 /** Where the bytes of a range are: in the pages image, in that of an earlier dump, or still with the process. */
 export type Whereabouts = 'present' | 'parent' | 'lazy' | 'absent';

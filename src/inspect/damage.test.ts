@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Manifest } from '../archive/layout.ts';
-import { encodeImage } from '../criu/images.fixture.ts';
+import { encodeImage } from '../criu/encode.ts';
 import { GantryError } from '../errors.ts';
 import { type FixtureOptions, layer, writeArchive } from './checkpoint.fixture.ts';
 import { diff } from './diff.ts';
@@ -21,7 +21,15 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-const ALL = { memory: true, files: true, sockets: true, mounts: true, environment: true, statistics: true };
+const ALL = {
+  memory: true,
+  files: true,
+  sockets: true,
+  mounts: true,
+  volumes: true,
+  environment: true,
+  statistics: true,
+};
 
 /** Everything that is done with a checkpoint; the reasons of what was thrown. */
 async function everything(path: string, other: string): Promise<string[]> {

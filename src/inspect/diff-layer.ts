@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { LAYER } from '../archive/layout.ts';
+import { LAYER, SHM, VOLUMES } from '../archive/layout.ts';
 import { type TarMember, TarReader, type TarType } from '../archive/tar.ts';
 import { layerContent } from './layer-content.ts';
 import type { Members } from './members.ts';
@@ -7,7 +7,7 @@ import type { Members } from './members.ts';
 const WHITEOUT = '.wh.';
 const OPAQUE = '.wh..wh..opq';
 
-/** Of a file in the writable layer; "deletion": of one that the image has, "replacement": of all that a folder of it has. */
+/** Of a file; in the writable layer, "deletion": of one that the image has, "replacement": of all that a folder of it has. */
 export type LayerFileType = TarType | 'deletion' | 'replacement';
 
 export interface LayerFile {
@@ -28,12 +28,34 @@ interface Known extends LayerFile {
   readonly properties: Readonly<Record<string, string>>;
 }
 
+/** By where it is: "volumes/NAME", or "/dev/shm". */
+export type VolumeDifferences = Readonly<Record<string, LayerDifference>>;
+
 /** What a container has written, deleted and changed in between. Errors: BAD_ARCHIVE. */
-export async function diffLayers(before: Members, after: Members, signal?: AbortSignal): Promise<LayerDifference> {
-  const old = await filesIn(before, signal);
+export function diffLayers(before: Members, after: Members, signal?: AbortSignal): Promise<LayerDifference> {
+  return diffFiles(before, after, LAYER, signal);
+}
+
+/** The same of volumes and /dev/shm: one that only one of them has is new, or gone, with all its files. Errors: BAD_ARCHIVE. */
+export async function diffVolumes(before: Members, after: Members, signal?: AbortSignal): Promise<VolumeDifferences> {
+  const names = [...before.sizes.keys(), ...after.sizes.keys()].filter((name) => name.startsWith(`${VOLUMES}/`));
+  const found: Record<string, LayerDifference> = {};
+  for (const name of [...new Set(names)].sort())
+    found[name.slice(0, -'.tar'.length)] = await diffFiles(before, after, name, signal);
+  if (before.has(SHM) || after.has(SHM)) found['/dev/shm'] = await diffFiles(before, after, SHM, signal);
+  return found;
+}
+
+async function diffFiles(
+  before: Members,
+  after: Members,
+  name: string,
+  signal: AbortSignal | undefined,
+): Promise<LayerDifference> {
+  const old = await filesIn(before, name, signal);
   const added: LayerFile[] = [];
   const changed: (LayerFile & { what: string[] })[] = [];
-  for (const file of (await filesIn(after, signal)).values()) {
+  for (const file of (await filesIn(after, name, signal)).values()) {
     const known = old.get(file.path);
     old.delete(file.path);
     const { properties, ...plain } = file;
@@ -49,22 +71,24 @@ export async function diffLayers(before: Members, after: Members, signal?: Abort
 }
 
 /** Of every file what it is and a hash of its content, which is not kept. */
-async function filesIn(members: Members, signal: AbortSignal | undefined): Promise<Map<string, Known>> {
+async function filesIn(members: Members, name: string, signal: AbortSignal | undefined): Promise<Map<string, Known>> {
   const files = new Map<string, Known>();
-  if (!members.has(LAYER)) return files;
-  const tar = new TarReader(layerContent(members, LAYER, signal), `${LAYER} of ${members.where}`);
+  if (!members.has(name)) return files;
+  const tar = new TarReader(layerContent(members, name, signal), `${name} of ${members.where}`);
   for (let member = await tar.next(); member !== undefined; member = await tar.next()) {
     const hash = createHash('sha256');
     for await (const piece of tar.content()) hash.update(piece);
-    const file = knownOf(member, hash.digest('hex'));
+    const file = knownOf(member, hash.digest('hex'), name === LAYER);
     files.set(file.path, file);
   }
   return files;
 }
 
-function knownOf(member: TarMember, sha256: string): Known {
+/** @param isLayer names may mean that something is gone; elsewhere they are names */
+function knownOf(member: TarMember, sha256: string, isLayer: boolean): Known {
   const name = (member.pax.get('GNU.sparse.name')?.toString() ?? member.name).replace(/^\.\/|\/$/g, '');
-  const { path, type } = meaningOf(name === '' || name === '.' ? '/' : name, member.type);
+  const plain = { path: name === '' || name === '.' ? '/' : name, type: member.type };
+  const { path, type }: Pick<LayerFile, 'path' | 'type'> = isLayer ? meaningOf(plain.path, plain.type) : plain;
   const { mode, uid, gid, size, target, device, mtime, pax } = member;
   // A folder's time changes with what is put into it, which is told as that.
   const time = type === 'folder' ? '' : (pax.get('mtime')?.toString() ?? String(mtime));

@@ -1,11 +1,12 @@
 import type { Changes, Difference } from './diff.ts';
+import type { LayerDifference, LayerFile } from './diff-layer.ts';
 import type { PageCounts } from './diff-memory.ts';
 import type { Table } from './text.ts';
 import { formatBytes, printable } from './units.ts';
 
 /** What differs as tables for people: "+" is only in the second, "-" only in the first, "~" in both and not the same. */
 export function differenceTables(difference: Difference): Table[] {
-  const { processes, files, sockets, memory, sharedMemory, layer } = difference;
+  const { processes, files, sockets, memory, sharedMemory, layer, volumes } = difference;
   const pages = memory.flatMap(({ pid, comm, pageSize, mappings, ...total }) => [
     pageRow([String(pid), comm, 'all'], total, pageSize),
     ...mappings.map(({ start, kind, protection, path, ...counts }) =>
@@ -15,11 +16,7 @@ export function differenceTables(difference: Difference): Table[] {
   const shared = sharedMemory.map(({ start, ...counts }) =>
     pageRow(['-', '', start], counts, memory[0]?.pageSize ?? 4096),
   );
-  const changedFiles = layer.changed.map(({ path, type, sizeBytes, what }) => [
-    ...['~', path, type, formatBytes(sizeBytes)],
-    what.join(', '),
-  ]);
-  const sections: [title: string, heading: string[], rows: string[][]][] = [
+  const sections: Section[] = [
     ['Processes', ['', 'PID', 'NAME'], marked(processes, ({ pid, comm }) => [String(pid), comm])],
     [
       'Open files',
@@ -36,16 +33,27 @@ export function differenceTables(difference: Difference): Table[] {
       ['PID', 'NAME', 'MAPPING', 'CHANGED', 'ADDED', 'REMOVED', 'SAME', 'UNKNOWN', 'CHANGED AND ADDED'],
       [...pages, ...shared],
     ],
-    [
-      'Files of the writable layer',
-      ['', 'PATH', 'TYPE', 'SIZE', 'WHAT'],
-      [...marked(layer, ({ path, type, sizeBytes }) => [path, type, formatBytes(sizeBytes), '']), ...changedFiles],
-    ],
+    filesSection('Files of the writable layer', layer),
+    ...Object.entries(volumes).map(([where, files]) => filesSection(`Files of ${where}`, files)),
   ];
   return sections.map(([title, heading, rows]) => ({
     title: rows.length === 0 ? `${title}: no difference` : title,
     rows: rows.length === 0 ? [] : [heading, ...rows.map((row) => row.map(printable))],
   }));
+}
+
+type Section = [title: string, heading: string[], rows: string[][]];
+
+function filesSection(title: string, files: LayerDifference): Section {
+  const rowOf = ({ path, type, sizeBytes }: LayerFile) => [path, type, formatBytes(sizeBytes)];
+  return [
+    title,
+    ['', 'PATH', 'TYPE', 'SIZE', 'WHAT'],
+    [
+      ...marked(files, (file) => [...rowOf(file), '']),
+      ...files.changed.map((file) => ['~', ...rowOf(file), file.what.join(', ')]),
+    ],
+  ];
 }
 
 function marked<T>({ added, removed }: Changes<T>, rowOf: (one: T) => string[]): string[][] {

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { smallCheckpoint } from '../criu/checkpoint.fixture.ts';
-import { encodeImage, mm, PAGE } from '../criu/images.fixture.ts';
+import { encodeImage } from '../criu/encode.ts';
+import { mm, PAGE } from '../criu/images.fixture.ts';
 import { type FixtureOptions, layer, writeArchive } from './checkpoint.fixture.ts';
 import { diff } from './diff.ts';
 import { differenceTables } from './diff-text.ts';
@@ -51,6 +52,7 @@ test('of a checkpoint and itself nothing differs', async () => {
     memory: [{ pid: 1, added: 0, removed: 0, changed: 0, same: 3, unknown: 1 }],
     sharedMemory: [{ start: 'segment 77', same: 1, changed: 0 }],
     layer: { added: [], removed: [], changed: [] },
+    volumes: {},
   });
 });
 
@@ -183,6 +185,28 @@ test('written files are compared by content, rights and time, and deletions by w
       { path: 'data/mode', type: 'file', sizeBytes: 3, what: ['mode'] },
     ],
   });
+});
+
+test('so are files of volumes and of /dev/shm, whose names are names', async () => {
+  const before = {
+    'volumes/cache.tar': layer({ name: './kept', content: 'one' }, { name: './.wh.x', content: 'one' }),
+  };
+  const after = {
+    'volumes/cache.tar': layer({ name: './kept', content: 'two' }, { name: './.wh.x', content: 'one' }),
+    'volumes/new.tar': layer({ name: './file', content: '12' }),
+    'devshm-checkpoint.tar': layer({ name: './shared', content: '1' }),
+  };
+  const { volumes } = await compare({ members: before }, { members: after });
+  const nothing = { added: [], removed: [], changed: [] };
+  expect(volumes).toEqual({
+    'volumes/cache': { ...nothing, changed: [{ path: 'kept', type: 'file', sizeBytes: 3, what: ['content'] }] },
+    'volumes/new': { ...nothing, added: [{ path: 'file', type: 'file', sizeBytes: 2 }] },
+    '/dev/shm': { ...nothing, added: [{ path: 'shared', type: 'file', sizeBytes: 1 }] },
+  });
+  const { volumes: back } = await compare({ members: after }, { members: before });
+  expect(back['/dev/shm']?.removed).toEqual([{ path: 'shared', type: 'file', sizeBytes: 1 }]);
+  const titles = differenceTables(await compare({ members: before }, { members: after })).map(({ title }) => title);
+  expect(titles.slice(-3)).toEqual(['Files of volumes/cache', 'Files of volumes/new', 'Files of /dev/shm']);
 });
 
 test('of two containers it warns', async () => {

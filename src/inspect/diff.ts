@@ -3,7 +3,7 @@ import type { OpenFile } from '../criu/open-files.ts';
 import type { Process } from '../criu/process.ts';
 import { flatten } from '../criu/process-tree.ts';
 import type { Socket } from '../criu/sockets.ts';
-import { diffLayers, type LayerDifference } from './diff-layer.ts';
+import { diffLayers, diffVolumes, type LayerDifference, type VolumeDifferences } from './diff-layer.ts';
 import { diffMemory, diffShared, type MappingDifference, type MemoryDifference } from './diff-memory.ts';
 import { type Facts, readFacts } from './facts.ts';
 import type { Checkpoint } from './open.ts';
@@ -47,6 +47,7 @@ export interface Difference {
   readonly memory: readonly (Named & MemoryDifference)[];
   readonly sharedMemory: readonly MappingDifference[];
   readonly layer: LayerDifference;
+  readonly volumes: VolumeDifferences;
 }
 
 interface Side extends Pick<Facts, 'container' | 'pod' | 'created'> {
@@ -92,6 +93,7 @@ export async function diff(before: Checkpoint, after: Checkpoint, signal?: Abort
     memory,
     sharedMemory: await diffShared(...shared, pageSize, signal),
     layer: await diffLayers(before.members, after.members, signal),
+    volumes: await diffVolumes(before.members, after.members, signal),
   };
 }
 

@@ -106,6 +106,6 @@ async function json<T extends object>({ members, path }: Checkpoint, name: strin
 }
 
 /** Whatever stands where text should. */
-function word(value: unknown): string {
+export function word(value: unknown): string {
   return typeof value === 'string' ? value : '';
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { formatJson, formatTable } from '../cli/output.ts';
 import { core } from '../criu/images.fixture.ts';
-import { type FixtureOptions, writeArchive } from './checkpoint.fixture.ts';
+import { type FixtureOptions, layer, writeArchive } from './checkpoint.fixture.ts';
 import { type Inspection, inspect } from './inspection.ts';
 import { Checkpoint } from './open.ts';
 import { tablesOf } from './text.ts';
@@ -21,8 +21,24 @@ async function inspectOne(options: FixtureOptions = {}, environment = false): Pr
   return await inspect(checkpoint, { environment });
 }
 
-const ALL = { memory: true, files: true, sockets: true, mounts: true, environment: true, statistics: true };
-const NOTHING = { memory: false, files: false, sockets: false, mounts: false, environment: false, statistics: false };
+const ALL = {
+  memory: true,
+  files: true,
+  sockets: true,
+  mounts: true,
+  volumes: true,
+  environment: true,
+  statistics: true,
+};
+const NOTHING = {
+  memory: false,
+  files: false,
+  sockets: false,
+  mounts: false,
+  volumes: false,
+  environment: false,
+  statistics: false,
+};
 
 function textOf(inspection: Inspection, sections = ALL): string {
   return tablesOf(inspection, sections)
@@ -167,4 +183,34 @@ describe('as text', () => {
     expect(text).toContain('\\x1b[2J\\u{202e}exe');
     expect(text).not.toContain('\x1b');
   });
+});
+
+test('volumes are told with what was saved of them, and those that were not', async () => {
+  const sparse = new Map([['GNU.sparse.realsize', Buffer.from('4096')]]);
+  const members = {
+    'volumes/cache.tar': layer(
+      { name: './', type: 'folder' },
+      { name: './one', content: '123' },
+      { name: './sub/', type: 'folder' },
+      { name: './sub/sparse', content: '1', pax: sparse },
+    ),
+    'volumes/other.tar': layer({ name: './', type: 'folder' }),
+    'devshm-checkpoint.tar': layer({ name: './shared', content: 'x' }),
+  };
+  const volumes = [
+    { name: 'cache', path: '/cache', hostPath: '/node/cache' },
+    { name: '', path: '/config', hostPath: '/node/config' },
+    // In another container of the pod.
+    { name: 'shared', path: '/shared', hostPath: '/node/shared' },
+  ];
+  const inspection = await inspectOne({ members, manifest: { volumes } });
+  expect(inspection.volumes).toEqual([
+    { ...volumes[0], content: { files: 2, bytes: 4099 } },
+    volumes[1],
+    volumes[2],
+    { name: 'other', path: '', hostPath: '', content: { files: 0, bytes: 0 } },
+    { name: 'shm', path: '/dev/shm', hostPath: '', content: { files: 1, bytes: 1 } },
+  ]);
+  expect(textOf(inspection)).toMatch(/^volumes +3 saved, 4\.0 KiB, 2 left out$/m);
+  expect(textOf(inspection)).toMatch(/^cache +\/cache +2 +4\.0 KiB +\/node\/cache$/m);
 });

@@ -8,6 +8,7 @@ import type { AddressRange } from '../criu/read-memory.ts';
 import type { Socket } from '../criu/sockets.ts';
 import { type Facts, readFacts } from './facts.ts';
 import type { Checkpoint } from './open.ts';
+import { type InspectedVolume, readVolumes } from './volumes.ts';
 
 /** Everything of one checkpoint that people are told, ready for JSON: addresses are text ("0x7ffd…"). */
 export interface Inspection extends Facts, Omit<CheckpointImages, 'architecture' | 'criu' | 'processes' | 'sockets'> {
@@ -18,6 +19,7 @@ export interface Inspection extends Facts, Omit<CheckpointImages, 'architecture'
   readonly images: CheckpointImages['criu'] & { readonly architecture: CheckpointImages['architecture'] };
   readonly processes: readonly InspectedProcess[];
   readonly sockets: readonly InspectedSocket[];
+  readonly volumes: readonly InspectedVolume[];
 }
 
 export interface InspectedProcess extends Omit<Process, 'memory' | 'children'> {
@@ -48,7 +50,7 @@ export interface InspectedSocket extends Socket {
 /** Errors: BAD_ARCHIVE. */
 export async function inspect(
   checkpoint: Checkpoint,
-  { environment = false }: { environment?: boolean } = {},
+  { environment = false, signal }: { environment?: boolean; signal?: AbortSignal } = {},
 ): Promise<Inspection> {
   const { architecture, criu, processes, sockets, ...images } = await readImages(checkpoint.images);
   const facts = await readFacts(checkpoint);
@@ -62,6 +64,7 @@ export async function inspect(
     ...images,
     processes: await Promise.all(processes.map((process) => inspectProcess(checkpoint, process, environment))),
     sockets: withHolders(sockets, flatten(processes)),
+    volumes: await readVolumes(checkpoint, signal),
   };
 }
 

@@ -1,9 +1,13 @@
 import { pipeline, Readable, type Transform } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { bad } from '../archive/layout.ts';
+import type { TarSource } from '../archive/tar.ts';
 import { messageOf } from '../errors.ts';
 import { packingOf } from './form.ts';
 import type { Members } from './members.ts';
+
+/** Headers of small files lie close together. */
+const PIECE_BYTES = 64 * 1024;
 
 /**
  * A layer as the tar archive that it is: containerd puts it into a checkpoint compressed, gantry, CRI-O and Podman as it is.
@@ -26,6 +30,26 @@ export async function* layerContent(members: Members, name: string, signal?: Abo
   } finally {
     unpacker.destroy();
   }
+}
+
+/** The same for whoever wants only its headers: what is skipped is not read, unless it is compressed. Errors: BAD_ARCHIVE. */
+export async function layerSource(members: Members, name: string, signal?: AbortSignal): Promise<TarSource> {
+  if (packingOf(await members.read(name, 0, 4)) !== 'plain') return layerContent(members, name, signal);
+  let position = 0;
+  return {
+    skip(bytes) {
+      position += bytes;
+    },
+    async *[Symbol.asyncIterator]() {
+      for (;;) {
+        signal?.throwIfAborted();
+        const piece = await members.read(name, position, PIECE_BYTES);
+        if (piece.length === 0) return;
+        position += piece.length;
+        yield piece;
+      }
+    },
+  };
 }
 
 function unpackerFor(head: Buffer): Transform | undefined {

@@ -1,9 +1,10 @@
 import { type FileHandle, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { bad, IMAGES, isKnown, VOLUMES } from '../archive/layout.ts';
+import { seekable } from '../archive/seekable.ts';
 import { errnoOf, GantryError, messageOf } from '../errors.ts';
 import { openRegular } from './form.ts';
-import { seekable, type Visit, walkArchive } from './walk.ts';
+import { type Visit, walkArchive } from './walk.ts';
 
 /** The largest member that is read as a whole; memory and layers are read in parts. */
 const MAX_WHOLE_BYTES = 1024 * 1024 * 1024;

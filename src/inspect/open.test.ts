@@ -3,11 +3,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { generateIdentity, identityToRecipient } from 'age-encryption';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { writeLayout } from '../archive/oci.ts';
+import { seekable } from '../archive/seekable.ts';
 import { smallCheckpoint } from '../criu/checkpoint.fixture.ts';
 import { layer, writeArchive, writeFolder } from './checkpoint.fixture.ts';
 import { ArchiveMembers } from './members.ts';
 import { Checkpoint } from './open.ts';
-import { seekable, walkArchive } from './walk.ts';
+import { survey } from './survey.ts';
+import { walkArchive } from './walk.ts';
 
 let folder: string;
 let unpackedInto: string;
@@ -46,6 +49,28 @@ describe('the images of a checkpoint are the same', () => {
     expect(await checkpoint.images.read('core-1.img')).toEqual(files['core-1.img']);
   });
 
+  test.each(['none', 'gzip'] as const)(
+    'in an OCI image layout, compression %s, which is listed, too',
+    async (compression) => {
+      const image = join(folder, 'image');
+      const path = await writeArchive(join(image, 'layer'), { compression });
+      await writeLayout(image, { path, compression }, {});
+      await using checkpoint = await Checkpoint.open(image);
+      expect(checkpoint.path).toBe(image);
+      expect(await checkpoint.images.read('core-1.img')).toEqual(files['core-1.img']);
+      const { found } = await survey(folder, { depth: 'everything' });
+      expect(found.map(({ name, state, facts, stranger }) => [name, state, facts?.container.name, stranger])).toEqual([
+        ['image', 'sound', 'main', undefined],
+      ]);
+      const { found: unread } = await survey(folder, { depth: 'headers' });
+      expect(unread[0]).toMatchObject(
+        compression === 'none' ? { state: 'whole' } : { state: 'unread', packing: 'gzip' },
+      );
+      await writeFile(join(image, 'notes'), '');
+      expect((await survey(folder, { depth: 'headers' })).found).toMatchObject([{ stranger: 'notes' }]);
+    },
+  );
+
   test('in an archive that is encrypted, for whom has the key', async () => {
     const identity = await generateIdentity();
     const recipients = [await identityToRecipient(identity)];
@@ -55,6 +80,8 @@ describe('the images of a checkpoint are the same', () => {
     await expect(Checkpoint.open(path, { identities })).rejects.toMatchObject({ reason: 'USAGE' });
     await using checkpoint = await Checkpoint.open(path, { identities: [identity] });
     expect(checkpoint.packing).toBe('encrypted');
+    // In memory, not where others are unpacked.
+    expect(await readdir(unpackedInto)).toEqual([]);
     expect(await checkpoint.images.read('core-1.img')).toEqual(files['core-1.img']);
   });
 });

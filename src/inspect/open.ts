@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { bad, IMAGES, MANIFEST, type Manifest, parseManifest, SPEC, STATISTICS } from '../archive/layout.ts';
+import { archiveIn } from '../archive/oci.ts';
 import { checkPod, type PodManifest } from '../archive/pod.ts';
 import type { ImageSource } from '../criu/source.ts';
 import { errnoOf, GantryError, messageOf } from '../errors.ts';
@@ -29,8 +30,8 @@ export interface Opened extends AsyncDisposable {
 }
 
 /**
- * A folder and an archive are read where they are; one that is compressed or encrypted is unpacked into a folder that
- * nobody else may enter ($TMPDIR), until the result is disposed.
+ * A folder and an archive, also that of an OCI image layout, are read where they are; one that is compressed or encrypted is
+ * unpacked into a folder that nobody else may enter, until the result is disposed.
  *
  * Errors: NOT_FOUND; BAD_ARCHIVE; UNSUPPORTED, for a version not known here; NO_SPACE; USAGE without its key.
  */
@@ -39,10 +40,10 @@ export async function openAll(path: string, options: OpenOptions = {}): Promise<
     if (FORBIDDEN.has(errnoOf(error) ?? '')) throw new GantryError('USAGE', messageOf(error), { cause: error });
     throw new GantryError('NOT_FOUND', `there is no checkpoint ${path}: ${messageOf(error)}`, { cause: error });
   });
-  const { own, containers, packing } = found.isDirectory()
-    ? { own: await FolderMembers.open(path), containers: new Map<string, Members>(), packing: 'folder' as const }
-    : await openFile(path, options);
-  const rest = { path, packing, sizeBytes: found.isDirectory() ? sum(own.sizes.values()) : found.size };
+  const archive = found.isDirectory() ? await archiveIn(path) : path;
+  const { own, containers, packing, sizeBytes } =
+    archive === undefined ? await openFolder(path) : await openFile(archive, options);
+  const rest = { path, packing, sizeBytes };
   const dispose = { [Symbol.asyncDispose]: () => own[Symbol.asyncDispose]() };
   try {
     if (containers.size === 0) return { ...dispose, containers: [await Checkpoint.of('', { ...rest, members: own })] };
@@ -137,15 +138,26 @@ export class Checkpoint implements AsyncDisposable {
   }
 }
 
-async function openFile(path: string, options: OpenOptions): Promise<MembersOfAll & { packing: Packing }> {
+interface Files extends MembersOfAll {
+  readonly packing: Checkpoint['packing'];
+  readonly sizeBytes: number;
+}
+
+async function openFolder(path: string): Promise<Files> {
+  const own = await FolderMembers.open(path);
+  return { own, containers: new Map(), packing: 'folder', sizeBytes: sum(own.sizes.values()) };
+}
+
+async function openFile(path: string, options: OpenOptions): Promise<Files> {
   const file = await openRegular(path, true);
   let isKept = false;
   try {
+    const { size: sizeBytes } = await file.stat();
     const packing = await packingIn(file);
-    if (packing !== 'plain') return { ...(await unpack(path, options)), packing };
+    if (packing !== 'plain') return { ...(await unpack(path, packing, options)), packing, sizeBytes };
     const members = await ArchiveMembers.open(path, file, options.signal);
     isKept = true;
-    return { ...members, packing };
+    return { ...members, packing, sizeBytes };
   } finally {
     if (!isKept) await file.close();
   }

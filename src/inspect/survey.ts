@@ -1,6 +1,7 @@
-import { lstat, readdir } from 'node:fs/promises';
+import { lstat, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CONFIG, IMAGES, isKnown, MANIFEST, SPEC } from '../archive/layout.ts';
+import { archiveIn } from '../archive/oci.ts';
 import { contentOf } from '../archive/reader.ts';
 import { TarReader } from '../archive/tar.ts';
 import { GantryError, messageOf } from '../errors.ts';
@@ -46,6 +47,7 @@ export interface Survey {
 const UNFINISHED = '.partial';
 /** What gantry checkpoint leaves in a folder beside the members. */
 const LEFT_BY_DUMP = new Set([IMAGES, 'criu.conf']);
+const IN_LAYOUT = new Set(['oci-layout', 'index.json', 'blobs']);
 const TELLS = new Set([MANIFEST, CONFIG, SPEC]);
 
 /** What of a folder's entries are checkpoints, in the order of their names. Errors: NOT_FOUND, for the folder; CANCELLED. */
@@ -68,13 +70,15 @@ async function recognise(folder: string, name: string, options: SurveyOptions): 
   const path = join(folder, name);
   const stats = await lstat(path).catch(() => undefined);
   if (stats === undefined) return undefined;
-  const packing: Found['packing'] | undefined = stats.isDirectory()
-    ? 'folder'
-    : stats.isFile()
-      ? await packingAt(path)
-      : undefined;
-  if (packing === undefined || !(await beginsAsCheckpoint(path, packing))) return undefined;
-  const plain = { name, path, packing, sizeBytes: stats.size, modified: stats.mtime };
+  const archive = stats.isDirectory() ? await archiveIn(path).catch(() => undefined) : path;
+  const packing: Found['packing'] | undefined = archive === undefined ? 'folder' : await packingAt(archive);
+  if (packing === undefined || !(await beginsAsCheckpoint(archive ?? path, packing))) return undefined;
+  const { size } = archive === undefined ? stats : await stat(archive);
+  const stranger = stats.isDirectory() ? await strangerIn(path, packing === 'folder') : undefined;
+  const plain = {
+    ...{ name, path, packing, sizeBytes: size, modified: stats.mtime },
+    ...(stranger === undefined ? {} : { stranger }),
+  };
   if (name.endsWith(UNFINISHED))
     return { ...plain, state: 'unfinished', why: 'it is being written, or was left behind' };
   const isSealed = packing === 'encrypted' && (options.identities ?? []).length === 0;
@@ -82,13 +86,13 @@ async function recognise(folder: string, name: string, options: SurveyOptions): 
   if (isSealed || (isPacked && options.depth === 'headers')) {
     return { ...plain, state: 'unread', why: packing === 'encrypted' ? 'it is encrypted' : 'it is compressed' };
   }
-  const stranger = packing === 'folder' ? await strangerIn(path) : undefined;
-  return { ...plain, ...(stranger === undefined ? {} : { stranger }), ...(await judge(path, isPacked, options)) };
+  return { ...plain, ...(await judge(path, isPacked, options)) };
 }
 
-async function strangerIn(folder: string): Promise<string | undefined> {
+/** @param hasMembers else it is an OCI image layout */
+async function strangerIn(folder: string, hasMembers: boolean): Promise<string | undefined> {
   const names = await readdir(folder).catch((): string[] => []);
-  return names.find((name) => !LEFT_BY_DUMP.has(name) && !isKnown(name));
+  return names.find((name) => !(hasMembers ? LEFT_BY_DUMP.has(name) || isKnown(name) : IN_LAYOUT.has(name)));
 }
 
 async function judge(

@@ -14,6 +14,7 @@ export interface Sections {
   readonly files: boolean;
   readonly sockets: boolean;
   readonly mounts: boolean;
+  readonly volumes: boolean;
   readonly environment: boolean;
   readonly statistics: boolean;
 }
@@ -29,6 +30,7 @@ export function tablesOf(inspection: Inspection, sections: Sections): Table[] {
   if (sections.files) tables.push(filesTable(processes));
   if (sections.sockets) tables.push(socketsTable(inspection.sockets));
   if (sections.mounts) tables.push(mountsTable(inspection));
+  if (sections.volumes) tables.push(volumesTable(inspection));
   if (sections.environment) tables.push(environmentTable(processes));
   if (sections.statistics) tables.push({ title: 'The dump', rows: statisticsRows(inspection) });
   return tables.map(({ title, rows }) => ({
@@ -53,6 +55,7 @@ function factRows(inspection: Inspection): string[][] {
     ['addresses', addresses.join(', ') || '(unknown)'],
     ['connections', connectionsOf(inspection)],
     ['memory', formatBytes(inspection.memoryBytes)],
+    ['volumes', volumesOf(inspection)],
     ['size', `${formatBytes(inspection.sizeBytes)}, ${packing}`],
     ['dump', dump ? `frozen for ${formatUs(dump.frozenUs)}, ${dump.pagesWritten} pages written` : '(unknown)'],
   ];
@@ -62,6 +65,16 @@ function connectionsOf({ connections, images, sockets }: Inspection): string {
   const open = sockets.filter(({ protocol, state }) => protocol === 'tcp' && state === 'ESTABLISHED').length;
   if (connections === 'close' || images.tcpClosed) return 'left out (--tcp close)';
   return open === 0 ? 'none were open' : `${open} saved (--tcp established)`;
+}
+
+function volumesOf({ volumes }: Inspection): string {
+  const saved = volumes.filter(({ content }) => content !== undefined);
+  const bytes = saved.reduce((all, { content }) => all + (content?.bytes ?? 0), 0);
+  const left = volumes.length - saved.length;
+  return [
+    saved.length === 0 ? 'none saved' : `${saved.length} saved, ${formatBytes(bytes)}`,
+    ...(left === 0 ? [] : [`${left} left out`]),
+  ].join(', ');
 }
 
 function treeRows(processes: readonly InspectedProcess[], indent = ''): string[][] {
@@ -159,6 +172,17 @@ function mountsTable({ mounts }: Inspection): Table {
     options,
   ]);
   return { title: 'Mounts', rows: [['MOUNT POINT', 'FILESYSTEM', 'MOUNTED BY', 'SOURCE', 'OPTIONS'], ...rows] };
+}
+
+function volumesTable({ volumes }: Inspection): Table {
+  const rows = volumes.map(({ name, path, hostPath, content }) => [
+    name || '-',
+    path || '-',
+    content === undefined ? '-' : String(content.files),
+    content === undefined ? 'not in it' : formatBytes(content.bytes),
+    hostPath || '-',
+  ]);
+  return { title: 'Volumes', rows: [['NAME', 'PATH', 'FILES', 'SIZE', 'ON THE NODE'], ...rows] };
 }
 
 function environmentTable(processes: readonly InspectedProcess[]): Table {

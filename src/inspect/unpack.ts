@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { IMAGES, VOLUMES } from '../archive/layout.ts';
 import { contentOf } from '../archive/reader.ts';
 import { errnoOf, GantryError } from '../errors.ts';
+import type { Packing } from './form.ts';
 import { FolderMembers, type Members, type MembersOfAll } from './members.ts';
 import type { OpenOptions } from './open.ts';
 import { abortable, type Visit, walkArchive } from './walk.ts';
@@ -11,13 +12,19 @@ import { abortable, type Visit, walkArchive } from './walk.ts';
 /** Of what is free, for what is unpacked. */
 const SHARE = 0.9;
 
+/** A filesystem in memory, where there is one (statfs(2), TMPFS_MAGIC). */
+const MEMORY = '/dev/shm';
+const TMPFS = 0x01021994;
+
 /**
- * Unpacks an archive that is compressed or encrypted into a folder in $TMPDIR that nobody else may enter; it goes when the
- * result is disposed, and at once after an error. Errors: NO_SPACE, BAD_ARCHIVE, USAGE without its key.
+ * Unpacks an archive that is compressed or encrypted into a folder that nobody else may enter: in $TMPDIR, or in memory for
+ * what was encrypted. It goes when the result is disposed, and at once after an error.
+ * Errors: NO_SPACE, BAD_ARCHIVE, USAGE without its key.
  */
-export async function unpack(path: string, options: OpenOptions): Promise<MembersOfAll> {
+export async function unpack(path: string, packing: Packing, options: OpenOptions): Promise<MembersOfAll> {
   const { identities = [], signal, onUnpacked, keeps = () => true } = options;
-  const folder = await mkdtemp(join(tmpdir(), 'gantry-unpacked-'));
+  const above = packing === 'encrypted' && (await isInMemory(MEMORY)) ? MEMORY : tmpdir();
+  const folder = await mkdtemp(join(above, 'gantry-unpacked-'));
   const bytes = abortable(contentOf(path, { identities }), signal, onUnpacked);
   try {
     const { bavail, bsize } = await statfs(folder);
@@ -27,7 +34,7 @@ export async function unpack(path: string, options: OpenOptions): Promise<Member
       return async (name, { size }, tar) => {
         if (!keeps(name)) return;
         room -= size;
-        if (room < 0) throw noRoom(path);
+        if (room < 0) throw noRoom(path, above);
         await using file = await open(join(target, name), 'wx', 0o600);
         for await (const piece of tar.content()) await file.writeFile(piece);
       };
@@ -48,16 +55,26 @@ export async function unpack(path: string, options: OpenOptions): Promise<Member
     return { own: await FolderMembers.open(folder, { where: path, isTemporary: true }), containers };
   } catch (error) {
     await rm(folder, { recursive: true, force: true });
-    throw errnoOf(error) === 'ENOSPC' ? noRoom(path, error) : error;
+    throw errnoOf(error) === 'ENOSPC' ? noRoom(path, above, error) : error;
   } finally {
     // It closes the file.
     await bytes.return(undefined);
   }
 }
 
-function noRoom(path: string, cause?: unknown): GantryError {
-  return new GantryError('NO_SPACE', `there is no room in ${tmpdir()} to unpack ${path}`, {
+function isInMemory(folder: string): Promise<boolean> {
+  return statfs(folder).then(
+    ({ type }) => type === TMPFS,
+    () => false,
+  );
+}
+
+function noRoom(path: string, above: string, cause?: unknown): GantryError {
+  return new GantryError('NO_SPACE', `there is no room in ${above} to unpack ${path}`, {
     cause,
-    hint: 'set TMPDIR to a folder of a larger filesystem',
+    hint:
+      above === MEMORY
+        ? 'what is encrypted does not go onto a disk in the clear: decrypt it with age where that is right, and use the result'
+        : 'set TMPDIR to a folder of a larger filesystem',
   });
 }

@@ -1,11 +1,8 @@
-import type { FileHandle } from 'node:fs/promises';
 import { bad, isKnown } from '../archive/layout.ts';
 import { containerOf, POD_OPTIONS } from '../archive/pod.ts';
 import { type TarMember, TarReader, type TarSource } from '../archive/tar.ts';
 
 const MAX_MEMBERS = 100_000;
-/** Headers lie far apart in an archive with memory, and close together behind it. */
-const PIECE_BYTES = 64 * 1024;
 
 /** What is done with a member; its content is the reader's, at its position. */
 export type Visit = (name: string, member: TarMember, tar: TarReader) => Promise<void> | void;
@@ -43,28 +40,6 @@ export async function walkArchive(source: TarSource, where: string, visits: Visi
     if (container === undefined) await visits.member(name, member, tar);
     else await visits.container?.(container, member, tar);
   }
-}
-
-/**
- * An archive that is neither compressed nor encrypted: what is skipped is not read. The file is the caller's to close.
- * @param start where it begins in the file, in bytes; `end` likewise
- */
-export function seekable(file: FileHandle, end: number, start = 0): TarSource {
-  let position = start;
-  return {
-    skip(bytes) {
-      position += bytes;
-    },
-    async *[Symbol.asyncIterator]() {
-      while (position < end) {
-        const buffer = Buffer.allocUnsafe(Math.min(PIECE_BYTES, end - position));
-        const { bytesRead } = await file.read(buffer, 0, buffer.length, position);
-        if (bytesRead === 0) return;
-        position += bytesRead;
-        yield buffer.subarray(0, bytesRead);
-      }
-    },
-  };
 }
 
 /** The same bytes, until the signal; and tells how many have passed. */

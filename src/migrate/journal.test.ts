@@ -11,7 +11,6 @@ const frozen: SourceEntry = {
   peer: 'b',
   container: 'c',
   sandbox: 's',
-  folder: '',
 };
 
 describe('Journal', () => {

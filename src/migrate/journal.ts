@@ -10,27 +10,30 @@ const OLD_MS = 24 * 60 * 60 * 1000;
  * What each side must know after a crash, one durable file per migration and side.
  *
  *   source:  frozen ──▶ committed ──▶ (removed)        frozen: may thaw; committed: never runs again unless the target
- *                                                      durably says that it failed; a checkpoint's container is ended
+ *               └─────▶ paused ─────▶ (removed)        durably says that it failed; a checkpoint's container is ended;
+ *                                                      paused: stays frozen until somebody lets it go on
  *   target:  preparing ──▶ resuming ──▶ serving        preparing: remove the placeholder; resuming: look whether it runs
  *                  └───────────┴──────▶ failed
  *
  *   restore: creating ──▶ (removed)                    creating: remove the container
+ *
+ *   output:  writing ──▶ (removed)                     writing: remove what was written so far
  */
-export type Entry = SourceEntry | TargetEntry | RestoreEntry;
+export type Entry = SourceEntry | TargetEntry | RestoreEntry | OutputEntry;
 
 interface Common {
   operation: string;
   peer: string;
 }
 
-/** A container that is being dumped: to a peer, or (peer "") into a folder. */
+/** A container that is being dumped: to a peer, or (peer "") into a checkpoint. */
 export interface SourceEntry extends Common {
   role: 'source';
-  state: 'frozen' | 'committed';
-  /** Is removed when a checkpoint is rolled back; "" for a migration. */
-  folder: string;
+  state: 'frozen' | 'committed' | 'paused';
   container: string;
   sandbox: string;
+  /** The checkpoint has its connections: their other ends are not to hear of its end. */
+  keepsConnections?: boolean;
 }
 
 export interface TargetEntry extends Common {
@@ -53,12 +56,21 @@ export interface RestoreEntry extends Common {
   isShut?: boolean;
   /** Of a sandbox that is made for it. */
   sandboxUid?: string;
+  /** Where there may be others of that UID. */
+  sandboxAttempt?: number;
   name: string;
   attempt: number;
 }
 
+/** The file or folder that a checkpoint is written into: known here before it is there, until it is whole. */
+export interface OutputEntry extends Common {
+  role: 'output';
+  state: 'writing';
+  path: string;
+}
+
 const NEXT: Record<Entry['role'], Record<string, readonly string[]>> = {
-  source: { '': ['frozen'], frozen: ['committed'], committed: [] },
+  source: { '': ['frozen'], frozen: ['committed', 'paused'], committed: [], paused: [] },
   target: {
     '': ['preparing'],
     preparing: ['preparing', 'resuming', 'failed'],
@@ -67,6 +79,7 @@ const NEXT: Record<Entry['role'], Record<string, readonly string[]>> = {
     failed: [],
   },
   restore: { '': ['creating'], creating: [] },
+  output: { '': ['writing'], writing: [] },
 };
 
 /** The journal of one node's migrations. Only legal transitions are written. */

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import { drain } from '../archive/pump.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
+import { recoverPrepared } from '../checkpoint/prepared.ts';
 import { removeRestored } from '../checkpoint/restore.ts';
 import { verifyRunning } from '../checkpoint/restore-container.ts';
 import { emptyFolder, exists } from '../durable.ts';
@@ -10,10 +11,10 @@ import { messageOf } from '../errors.ts';
 import { PodSandboxState } from '../gen/cri.ts';
 import { addressesOf } from '../network/address.ts';
 import { endRestores } from '../runtime/ticket.ts';
-import type { Entry, SourceEntry, TargetEntry } from './journal.ts';
+import type { Entry, OutputEntry, SourceEntry, TargetEntry } from './journal.ts';
 import { removePlaceholder, serve } from './placeholder.ts';
 import { untilDone } from './retry.ts';
-import { endDumped, settle, thawSource } from './settle.ts';
+import { endDumped, leavePaused, settle, thawSource } from './settle.ts';
 
 /**
  * What an agent does with the journal of one that died, before it takes any call. What needs the peer goes on in the
@@ -39,7 +40,9 @@ export async function recover(node: Node): Promise<void> {
     // What only this node has to say is done before the first call is taken.
     if (!(entry.role === 'source' && entry.state === 'committed' && entry.peer !== '')) await done;
   }
-  for (const folder of [imageDir, join(runDir, 'tickets'), spent]) await emptyFolder(folder);
+  const kept = await recoverPrepared(node);
+  for (const folder of [imageDir, join(runDir, 'tickets')]) await emptyFolder(folder, kept);
+  await emptyFolder(spent);
 }
 
 /** Of folders of images. */
@@ -57,16 +60,21 @@ function recoverEntry(node: Node, entry: Entry): Promise<void> {
       return recoverTarget(node, entry);
     case 'restore':
       return removeRestored(node, entry);
+    case 'output':
+      return removeOutput(node, entry);
   }
 }
 
 async function recoverSource(node: Node, entry: SourceEntry): Promise<void> {
-  if (entry.state === 'frozen') {
-    if (entry.folder !== '') await rm(entry.folder, { recursive: true, force: true });
-    return thawSource(node, entry);
-  }
+  if (entry.state === 'frozen') return thawSource(node, entry);
+  if (entry.state === 'paused') return leavePaused(node, entry);
   if (entry.peer === '') return endDumped(node, entry);
   await settle(node, entry);
+}
+
+async function removeOutput(node: Node, entry: OutputEntry): Promise<void> {
+  await rm(entry.path, { recursive: true, force: true });
+  await node.journal.remove(entry);
 }
 
 async function recoverTarget(node: Node, entry: TargetEntry): Promise<void> {

@@ -4,6 +4,7 @@ import { FrozenContainer, networkOf } from '../checkpoint/freeze.ts';
 import { exists } from '../durable.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { addressesOf } from '../network/address.ts';
+import { forgetConnections } from '../network/connections.ts';
 import { keepReserved } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
@@ -53,11 +54,31 @@ export async function thawSource(node: Node, entry: SourceEntry): Promise<void> 
 export async function endDumped(node: Node, entry: SourceEntry): Promise<void> {
   const container = await describe(node, entry);
   if (container !== undefined) {
-    await (await FrozenContainer.find(container))?.end();
+    const { pid } = container.sandbox;
+    const frozen = await FrozenContainer.find(container);
+    if (frozen !== undefined && entry.keepsConnections === true && pid > 0) {
+      await forgetConnections(networkOf(pid), await frozen.processes()).catch((error: unknown) =>
+        node.log.warn('connections-not-kept', { operation: entry.operation, error: messageOf(error) }),
+      );
+    }
+    await frozen?.end();
     await node.cri.stopContainer(container.id, 0);
-    // Other containers of the sandbox go on.
-    if (container.sandbox.pid > 0) await open(networkOf(container.sandbox.pid));
+    // Other containers of the sandbox go on, but nobody speaks for one that is still to be ended.
+    const isLast = node.journal
+      .pending('source')
+      .every(({ sandbox, operation }) => sandbox !== entry.sandbox || operation === entry.operation);
+    if (pid > 0 && isLast) await open(networkOf(pid));
   }
+  await node.journal.remove(entry);
+}
+
+/**
+ * Leaves a container frozen whose checkpoint is complete. Its network is open: the kernel answers for it, and whatever else
+ * comes into its sandbox is reached.
+ */
+export async function leavePaused(node: Node, entry: SourceEntry): Promise<void> {
+  const container = await describe(node, entry);
+  if (container !== undefined && container.sandbox.pid > 0) await open(networkOf(container.sandbox.pid));
   await node.journal.remove(entry);
 }
 

@@ -122,7 +122,6 @@ class Outgoing {
       peer: this.#peer,
       container: container.id,
       sandbox: container.sandbox.id,
-      folder: '',
     };
     const frozenMs = await this.#cutOver(entry, layer);
     return operation.result({

@@ -136,7 +136,7 @@ export class Incoming {
     const { container, sandbox } = this.#entry as TargetEntry;
     const folder = this.#folder as ImageFolder;
     const { restore } = await this.#expect('restore');
-    await using poised = await PoisedContainer.restore(node, this.#operation, container, folder.images, {
+    await using poised = await PoisedContainer.restore(node, this.#operation, container, folder, {
       tcp: restore.tcpEstablished ? 'established' : 'none',
     });
     this.#send({ poised: {} });

@@ -37,6 +37,10 @@ const settings = z.strictObject({
   runtimeApi: oneOf(['auto', 'v1', 'v1alpha2']),
   /** Where the slots of the node are kept. */
   stateDir: path,
+  /** Whose the checkpoints are that are made and restored through the CRI. */
+  checkpoints: oneOf(['auto', 'runtime', 'gantry']),
+  /** The agent's socket, for these. */
+  agentSocket: path,
 });
 
 export type ProxyConfig = z.infer<typeof settings>;
@@ -51,6 +55,8 @@ export const DEFAULTS: Readonly<ProxyConfig> = {
   logLevel: 'info',
   runtimeApi: 'auto',
   stateDir: '/var/lib/gantry',
+  checkpoints: 'auto',
+  agentSocket: '/run/gantry/agent.sock',
 };
 
 /** The flag of each setting. */
@@ -63,6 +69,8 @@ export const FLAGS = {
   logLevel: '--log-level',
   runtimeApi: '--runtime-api',
   stateDir: '--state-dir',
+  checkpoints: '--checkpoints',
+  agentSocket: '--agent',
 } as const satisfies Record<Setting, string>;
 
 /** Flags as they were given, none of them checked. */

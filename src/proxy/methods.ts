@@ -121,5 +121,7 @@ export const ID_FIELDS: Readonly<Record<string, IdKind>> = {
   'Metric.label_values': 'inside',
   'UpdatePodSandboxResourcesRequest.pod_sandbox_id': 'sandbox',
   'CheckpointPodRequest.pod_sandbox_id': 'sandbox',
+  'CheckpointPodRequest.container_ids': 'container',
   'RestorePodResponse.pod_sandbox_id': 'sandbox',
+  'RestoredContainer.container_id': 'container',
 };

@@ -7,6 +7,7 @@ import { takePassedSocket } from '../systemd/activation.ts';
 import { notifier } from '../systemd/notify.ts';
 import { feedWatchdog, watchdogIntervalMs } from '../systemd/watchdog.ts';
 import { CallLog } from './call-log.ts';
+import { Checkpoints } from './checkpoints.ts';
 import type { ProxyConfig } from './config.ts';
 import { healthMethods, RELAY_SERVICE } from './health.ts';
 import { metricsAddress } from './metrics-address.ts';
@@ -51,7 +52,8 @@ export async function runProxy(config: ProxyConfig, log: Log, signal: AbortSigna
     log,
     observer: new Recorder(sinks),
     own,
-    interceptors: [new Virtual(slots)],
+    // The slots first: to the others, containers are the real ones.
+    interceptors: [new Virtual(slots), new Checkpoints(config)],
     signal,
   });
   signal.addEventListener('abort', () => void notify('STOPPING=1', 'STATUS=Finishing calls in flight'));

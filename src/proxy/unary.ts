@@ -6,7 +6,8 @@ import { codeOf } from './status.ts';
 
 const MOST_BYTES = 16 * 1024 * 1024;
 const EMPTY: Uint8Array = new Uint8Array();
-const REQUEST: Fields = [
+/** What the headers of a call of the relay's own have further to its path. */
+export const CALL: Fields = [
   field(':method', 'POST'),
   field(':scheme', 'http'),
   field(':authority', 'localhost'),
@@ -39,7 +40,7 @@ export function callUnary(connection: Connection, path: Field, request = EMPTY):
       onTrailers: end,
       onClosed: () => resolve(undefined),
     });
-    stream.sendHeaders([path, ...REQUEST], false);
+    stream.sendHeaders([path, ...CALL], false);
     stream.sendData(framed(request), true);
   });
 }

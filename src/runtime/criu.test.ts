@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseCriuErrors } from './criu.ts';
+import { hintFor, parseCriuErrors, parseRuncVersion } from './criu.ts';
 
 describe('parseCriuErrors', () => {
   it("takes the text of CRIU's error lines, of the main process and of restored ones", () => {
@@ -19,4 +19,20 @@ describe('parseCriuErrors', () => {
   it('finds nothing in a log without errors', () => {
     expect(parseCriuErrors('(00.1) fine\n')).toEqual([]);
   });
+});
+
+it.each([
+  ['inet: Connected TCP socket, consider using --tcp-established option.', '--tcp established'],
+  ["Can't dump ghost file /tmp/deleted of 2097152 size, increase limit", '--ghost-limit'],
+  ['something that nobody knows', 'log folder'],
+])('what to do about "%s" is told', (reason, says) => {
+  expect(hintFor(reason)).toContain(says);
+});
+
+it.each([
+  ['runc version 1.1.15+ds1\ncommit: x\nspec: 1.0.2', { text: '1.1.15+ds1', major: 1, minor: 1 }],
+  ['runc version 1.3.6', { text: '1.3.6', major: 1, minor: 3 }],
+  ['crun version 1.21', undefined],
+])('the version of runc is found in "%s"', (text, version) => {
+  expect(parseRuncVersion(text)).toEqual(version);
 });

@@ -51,6 +51,9 @@ const RUNTIMES_OWN = {
   crun: new Set(['ext-unix-sk']),
 };
 
+/** Of what the runtimes call otherwise: CRIU ends at once over a line that it does not know. */
+const CRIUS_NAMES: Readonly<Record<string, string>> = { 'tcp-skip-in-flight': 'skip-in-flight' };
+
 /** Errors: USAGE, for lines that are none or that are not for users to give. */
 export function checkLines(lines: readonly string[]): void {
   for (const line of lines) {
@@ -72,15 +75,14 @@ export function checkLines(lines: readonly string[]): void {
 export async function dump(container: string, images: string, work: string, options: CriuOptions): Promise<void> {
   const configuration = join(work, 'criu.conf');
   // The pod's network is shut already, and CRIU's own lock would leave its rules behind after a failure.
-  const lines = ['network-lock skip', ...(options.tcp === 'close' ? ['tcp-close'] : []), ...(options.lines ?? [])];
+  const given = (options.lines ?? []).map((line) => CRIUS_NAMES[line.trim()] ?? line);
+  const lines = ['network-lock skip', ...(options.tcp === 'close' ? ['tcp-close'] : []), ...given];
   await writeDurably(configuration, `${lines.join('\n')}\n`);
   const args = ['checkpoint', '--image-path', images, '--work-path', work, '--leave-running', '--file-locks'];
   if (options.tcp === 'established') args.push('--tcp-established');
   if (await onCgroupV1()) args.push('--manage-cgroups-mode', 'ignore');
   const runtime = await runtimeOf(container);
-  args.push(
-    ...(options.lines ?? []).flatMap((line) => (RUNTIMES_OWN[runtime].has(line.trim()) ? [`--${line.trim()}`] : [])),
-  );
+  args.push(...(await flagsOf(runtime, options.lines ?? [])));
   try {
     await run(runtime, ['--root', RUNC_ROOT, ...args, container], {
       reason: 'CHECKPOINT_FAILED',
@@ -99,6 +101,14 @@ export async function dump(container: string, images: string, work: string, opti
       },
     );
   }
+}
+
+/** Of what is the runtime's own to say. One that does not know an option (older ones of runc) leaves it to the configuration. */
+async function flagsOf(runtime: keyof typeof RUNTIMES_OWN, lines: readonly string[]): Promise<string[]> {
+  const flags = lines.flatMap((line) => (RUNTIMES_OWN[runtime].has(line.trim()) ? [`--${line.trim()}`] : []));
+  if (flags.length === 0) return [];
+  const help = await run(runtime, ['checkpoint', '--help']);
+  return flags.filter((flag) => help.includes(`${flag} `));
 }
 
 /** Options of `runc restore` that fit a {@link dump}, and lines of CRIU's configuration. */
@@ -126,11 +136,44 @@ export function parseCriuErrors(log: string): string[] {
   return errors.map(([, text]) => (text ?? '').trim()).filter((text) => !text.includes('RLIMIT_NOFILE'));
 }
 
-function hintFor(reason: string): string {
-  if (reason.includes('Connected TCP socket'))
-    return 'it has open TCP connections: use --tcp established, or --tcp close';
-  if (reason.includes('io_uring')) return 'CRIU cannot dump io_uring; turn it off in the application';
-  return "CRIU's whole log is in the agent's log folder";
+/** By what CRIU says of it; options are those of `gantry checkpoint`. */
+const HINTS: readonly (readonly [RegExp, string])[] = [
+  [/Connected TCP socket/, 'it has open TCP connections: use --tcp established, or --tcp close'],
+  [/In-flight connection/, 'connections wait to be accepted: use --tcp-skip-in-flight, which leaves them out'],
+  [
+    /half of stream unix|[Uu]nix socket \d+ without peer/,
+    'a unix socket leads out of the pod, or a stream out of the container: CRIU cannot save that, let the application close it',
+  ],
+  [/ghost file/, 'a large file is open and deleted: use --ghost-limit SIZE, which puts it into the checkpoint'],
+  [/link.remap/i, 'a file is open by a name that it has lost: use --link-remap, which gives it one for the checkpoint'],
+  [/ext-unix-sk|[Ee]xternal socket/, 'a unix socket leads out of the container: use --ext-unix-sk'],
+  [
+    /fsnotify|irmap|inotify/,
+    'the path of a file that is watched cannot be told: use --force-irmap, which searches for it',
+  ],
+  [/Can't get rlimit/, 'CRIU needs CAP_SYS_RESOURCE for processes of users other than root'],
+  [/io_uring/, 'CRIU cannot dump io_uring; turn it off in the application'],
+];
+
+/** What to do about an error of CRIU's. */
+export function hintFor(reason: string): string {
+  return HINTS.find(([says]) => says.test(reason))?.[1] ?? "CRIU's whole log is in the agent's log folder";
+}
+
+/** Errors: UNSUPPORTED, for a runc that cannot be told to leave cgroups alone, where that is needed. */
+export async function checkRunc(): Promise<void> {
+  if (!(await onCgroupV1())) return;
+  const version = parseRuncVersion(await run('runc', ['--version']));
+  if (version === undefined || version.major > 1 || version.minor >= 2) return;
+  throw new GantryError('UNSUPPORTED', `runc ${version.text} would save and restore the frozen state of its cgroup`, {
+    hint: 'install runc 1.2 or later (--manage-cgroups-mode ignore), or run the node with cgroup v2',
+  });
+}
+
+/** Pure: of what `runc --version` prints first. */
+export function parseRuncVersion(text: string): { text: string; major: number; minor: number } | undefined {
+  const [, found, major, minor] = /^runc version ((\d+)\.(\d+)\S*)/m.exec(text) ?? [];
+  return found === undefined ? undefined : { text: found, major: Number(major), minor: Number(minor) };
 }
 
 let cgroupV1: boolean | undefined;

@@ -3,6 +3,7 @@ import type { Operation } from '../agent/operation.ts';
 import type { TcpMode } from '../archive/layout.ts';
 import { checkFits, thisHost } from '../checkpoint/fits.ts';
 import { checkImage } from '../checkpoint/restore.ts';
+import type { Images } from '../checkpoint/restore-container.ts';
 import { checkRights } from '../checkpoint/rights.ts';
 import { Saved } from '../checkpoint/saved.ts';
 import { GantryError, messageOf } from '../errors.ts';
@@ -18,8 +19,8 @@ export interface Newcomer extends AsyncDisposable {
   readonly retained?: Retained;
   /** Of one that is made. */
   readonly config?: ContainerConfig;
-  /** CRIU's images, of one that is restored. */
-  readonly images?: string;
+  /** What it is restored from, if it is. */
+  readonly saved?: Images;
   readonly tcp?: TcpMode;
   /** Puts files into it before it starts. */
   files?(id: string): Promise<void>;
@@ -93,7 +94,7 @@ async function fromCheckpoint(
     const image = ImageSpec.fromPartial({ image: manifest.image.id, userSpecifiedImage: manifest.image.name });
     const fields = {
       config: { ...base, image },
-      images: saved.images,
+      saved,
       tcp: manifest.tcp,
       async files(id: string): Promise<void> {
         const { snapshotter, snapshotKey, spec } = await node.cri.describe(id);

@@ -268,8 +268,8 @@ async function enter(node: Node, operation: Operation, id: string, newcomer: New
       throw new GantryError('SWAP_FAILED', `container ${id} has ended while it was frozen`);
     }
     await comeBack(node, frozen);
-  } else if (newcomer.images !== undefined) {
-    await using poised = await PoisedContainer.restore(node, operation.id, id, newcomer.images, {
+  } else if (newcomer.saved !== undefined) {
+    await using poised = await PoisedContainer.restore(node, operation.id, id, newcomer.saved, {
       tcp: newcomer.tcp ?? 'none',
     });
     await poised.resume();

@@ -1,4 +1,4 @@
-import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, watch, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ContainerState, RuntimeServiceService } from '../../src/gen/cri.ts';
@@ -175,6 +175,24 @@ describe('a checkpoint', () => {
       await command.reached('freeze');
       command.signal('SIGINT');
       expectReason(await command.ended, 'CANCELLED');
+      await expectNothingAt('/var/tmp');
+    });
+
+    test('whose agent is killed as soon as there is anything of it leaves nothing', async () => {
+      const agent = await world.pidOf(world.a, 'agent');
+      const over = new AbortController();
+      const killed = (async () => {
+        for await (const { filename } of watch(world.path(world.a, '/var/tmp'), { signal: over.signal })) {
+          if (filename?.startsWith('x') !== true) continue;
+          process.kill(agent, 'SIGKILL');
+          return;
+        }
+      })();
+      const ended = await begin('/var/tmp/x').ended;
+      over.abort();
+      await killed;
+      expectReason(ended, 'AGENT_UNAVAILABLE', 'agent.sock');
+      await world.ready(world.a, 'agent');
       await expectNothingAt('/var/tmp');
     });
 

@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { labThatIsUp, nodeOf } from '../../hack/nodes/registry.ts';
@@ -199,44 +199,62 @@ test.each(['prepare', 'change over', 'try'])(
   },
 );
 
-test.each([
-  ['prepare', 'at once'],
-  ['change over', 'as soon as there is some'],
-  ['try', 'as soon as there is some'],
-])('no space is left for the slot in "%s" of a swap: it is undone %s', async (phase, when) => {
+describe('no space is left for slots', () => {
   const folder = '/var/lib/gantry/slots';
+  const what = (phase: string): Case => ({ verb: 'swap', phase });
   const shell = (script: string) => labExec(NAME, 'a', ['sh', '-c', script]);
-  await shell(`mkdir -p ${folder} && mount -t tmpfs -o size=24k,mode=700 small ${folder}`);
-  const what: Case = { verb: 'swap', phase };
-  const retries: string[] = [];
-  const isDone = await harmed(
-    what,
-    async () => {
-      // From here and at once: a command on the node may take longer than the phase.
-      const filler = `/proc/${node.pid}/root${folder}/filler`;
-      expect(() => writeFileSync(filler, Buffer.alloc(32_768))).toThrow(/ENOSPC/);
-      if (when !== 'at once') await until(async () => retries.length > 0, 10_000);
+  // From here and at once: a command on the node may take longer than a phase.
+  const filler = () => `/proc/${node.pid}/root${folder}/filler`;
+  const fill = () => expect(() => writeFileSync(filler(), Buffer.alloc(32_768))).toThrow(/ENOSPC/);
+
+  beforeEach(async () => {
+    await shell(`mkdir -p ${folder} && mount -t tmpfs -o size=24k,mode=700 small ${folder}`);
+  });
+  afterEach(async () => {
+    rmSync(filler(), { force: true });
+    await kubelet.removePod(pod);
+    pod = await kubelet.runPod('crashing', lab.images.busybox, SERVE);
+    using slots = new Slots(node.criSocket);
+    expect(await slots.list()).toEqual([]);
+    await shell(`umount ${folder}`);
+  });
+
+  test('before a swap: it is undone at once', async () => {
+    fill();
+    const retries: string[] = [];
+    const request = { target: pod.container, configJson: SECOND };
+    const swap = operate(node.agentSocket, 'swap', request, { onRetry: (why) => retries.push(why) });
+    await expect(swap).rejects.toMatchObject({ reason: 'NO_SPACE' });
+    expect(retries).toEqual([]);
+    await expectWhole(what('prepare'), false);
+  });
+
+  test.each(['change over', 'try'])('in "%s" of a swap: it is undone as soon as there is some', async (phase) => {
+    const retries: string[] = [];
+    const harm = async () => {
+      fill();
+      await until(async () => retries.length > 0, 10_000);
       expect(await kubelet.statusOf(pod.container)).toMatchObject({ state: ContainerState.CONTAINER_RUNNING });
-      await shell(`rm ${folder}/filler`);
-    },
-    { onRetry: (why) => retries.push(why) },
-  );
-  expect(isDone).toBe(false);
-  if (when === 'at once') expect(retries).toEqual([]);
-  else expect(retries[0]).toMatch(/ENOSPC/);
-  await expectWhole(what, isDone);
-  await kubelet.removePod(pod);
-  pod = await kubelet.runPod('crashing', lab.images.busybox, SERVE);
-  using slots = new Slots(node.criSocket);
-  expect(await slots.list()).toEqual([]);
-  await shell(`umount ${folder}`);
+      rmSync(filler());
+    };
+    // On a busy machine the phase may be over before this has heard of it: then the next swap is harmed.
+    let isDone = true;
+    for (let attempt = 0; attempt < 3 && isDone; attempt++)
+      isDone = await harmed(what(phase), harm, { onRetry: (why) => retries.push(why) });
+    expect([isDone, retries[0]]).toEqual([false, expect.stringMatching(/ENOSPC/)]);
+    await expectWhole(what(phase), isDone);
+  });
 });
 
 test('kubelet ends the pod in the middle of a swap: nothing is left', async () => {
   const what: Case = { verb: 'swap', phase: 'change over' };
   const ended = harmed(what, async () => {
     using cri = new Cri(node.criSocket);
-    await cri.removeSandbox(pod.sandbox);
+    // As kubelet: again, where the runtime is just removing a container of it for the agent.
+    let isGone = false;
+    const remove = () => cri.removeSandbox(pod.sandbox).then(() => (isGone = true));
+    await until(remove);
+    expect(isGone).toBe(true);
   });
   expect(await ended).toBe(false);
 });

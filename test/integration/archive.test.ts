@@ -191,7 +191,7 @@ describe('a checkpoint', () => {
     );
   });
 
-  test('that was changed by one bit is refused before anything is made', async () => {
+  test('that was changed by one bit is refused before anything of it runs', async () => {
     const { container } = await redis('flipped');
     await gantry('checkpoint', container, '--archive', `${FOLDER}/a.tar`);
     await shell(`cd ${FOLDER}; printf x | dd of=a.tar bs=1 seek=400000 conv=notrunc 2>/dev/null`);
@@ -203,6 +203,19 @@ describe('a checkpoint', () => {
       expect.stringMatching(/pages-1\.img is not what its manifest says/),
     ]);
     expect((await cri.listSandboxes()).map(({ metadata }) => metadata?.name)).toEqual(['flipped']);
+  });
+
+  test('is restored out of the archive itself: its memory is in no other file', async () => {
+    const { container } = await redis('stays');
+    await gantry('checkpoint', container, '--archive', `${FOLDER}/a.tar --leave-running`);
+    const request = RestoreRequest.fromPartial({ source: `${FOLDER}/a.tar`, newSandbox: 'clone' });
+    let looks: Promise<string> | undefined;
+    const look = 'cd /run/gantry/images/*/checkpoint; stat -c "%n %s" pages-1.img; readlink -f parent/pages-1.img';
+    const onPhase = (name: string) => {
+      if (name === 'restore files') looks = shell(look);
+    };
+    await operateAgent(node.agentSocket, AgentService.restore, request, { onPhase });
+    expect(await looks).toBe(`pages-1.img 0\n${FOLDER}/a.tar`);
   });
 
   test('has the content of an emptyDir, and of no other volume', async () => {

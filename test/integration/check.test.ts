@@ -366,7 +366,7 @@ describe('of the pod', () => {
     await pod.start('second', 'sysv-memory');
     const report = await check('pair');
     expect(found(report, 'shared-ipc')).toMatchObject({
-      severity: 'warm',
+      severity: 'cold',
       seen: expect.stringMatching(/^segment \d+ \(1\.0 MiB\) in \w+, \w+$/),
     });
     expect(report.containers.map(({ name }) => name).sort()).toEqual(['first', 'second']);

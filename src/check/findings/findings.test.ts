@@ -216,6 +216,13 @@ describe('the pod', () => {
   });
 });
 
+test('processes of others are told where the agent may not ask for their limits', () => {
+  const processes = [processOf({ ids: [0, 0, 0, 0, 0, 0, 0, 7] })];
+  expect(ids(processFindings(factsWith({ processes })))).toEqual(['cold limits-of-others']);
+  expect(ids(processFindings(factsWith({ processes, capabilities: 1n << 24n })))).toEqual([]);
+  expect(ids(processFindings(factsWith({ processes: [processOf()] })))).toEqual([]);
+});
+
 describe('nodes', () => {
   test.each([
     ['', '6.18.44', 'cold criu-missing'],

@@ -115,10 +115,17 @@ function sharedIpc(containers: readonly ContainerFacts[], ipc: IpcObjects): Find
   return [
     {
       id: 'shared-ipc',
-      severity: 'warm',
+      severity: users.length > 0 ? 'cold' : 'warm',
       seen: some([...users, ...others]),
-      why: 'the containers share System V IPC: each one’s checkpoint holds all of it, and what the first restores is in the second one’s way',
-      todo: 'checkpoint and restore the pod as a whole; a single container of it cannot be moved alone',
+      ...(users.length > 0
+        ? {
+            why: 'several containers have mapped a System V segment: CRIU restores each on its own, and cannot map what another one has made',
+            todo: 'share a file in /dev/shm instead',
+          }
+        : {
+            why: 'the containers share System V IPC: each one’s checkpoint holds all of it, and what the first restores is in the second one’s way',
+            todo: 'checkpoint and restore the pod as a whole; a single container of it cannot be moved alone',
+          }),
     },
   ];
 }

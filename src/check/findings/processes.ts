@@ -4,7 +4,15 @@ import type { ProcessFacts } from '../proc/processes.ts';
 
 type Facts = Pick<
   ContainerFacts,
-  'init' | 'pausePid' | 'processes' | 'later' | 'hasTerminal' | 'descriptors' | 'mounts'
+  | 'init'
+  | 'pausePid'
+  | 'processes'
+  | 'capabilities'
+  | 'nodeNamespaces'
+  | 'later'
+  | 'hasTerminal'
+  | 'descriptors'
+  | 'mounts'
 >;
 
 /** What a container's processes are, and to whom they belong. */
@@ -12,6 +20,7 @@ export function processFindings(facts: Facts): Finding[] {
   return [
     ...strangers(facts),
     ...stuck(facts),
+    ...ofOthers(facts),
     ...traced(facts),
     ...terminal(facts),
     ...remarks(facts),
@@ -47,6 +56,29 @@ function stuck({ processes, later }: Facts): Finding[] {
       seen: `in uninterruptible sleep (state D) at the beginning and at the end of the window: ${who(tasks)}`,
       why: 'such a task can neither be frozen nor be stopped: the freeze fails after its time limit',
       todo: 'look at /proc/PID/wchan and /proc/PID/stack: a disk, a network file system or a vfork keeps it; check again when it is over',
+    },
+  ];
+}
+
+/** Bit of CAP_SYS_RESOURCE. */
+const SYS_RESOURCE = 24n;
+
+/**
+ * The kernel tells limits to who is root, has all the same numbers, or has the capability (prlimit(2)), as the agent has it in
+ * any user namespace below its own.
+ */
+function ofOthers({ processes, capabilities, nodeNamespaces }: Facts): Finding[] {
+  const others = processes.filter(
+    ({ ids, namespaces }) => ids.some((id) => id !== 0) && namespaces.user === nodeNamespaces.user,
+  );
+  if (others.length === 0 || ((capabilities >> SYS_RESOURCE) & 1n) === 1n) return [];
+  return [
+    {
+      id: 'limits-of-others',
+      severity: 'cold',
+      seen: `the agent has no CAP_SYS_RESOURCE, and processes are not root’s: ${who(others)}`,
+      why: 'without it the kernel does not tell CRIU the limits of another user’s processes',
+      todo: 'give the agent that capability; what the node runs in, a container or a small virtual machine, may lack it',
     },
   ];
 }

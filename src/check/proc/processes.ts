@@ -15,6 +15,10 @@ export interface ProcessFacts {
   /** IDs of threads in uninterruptible sleep at this moment. */
   readonly uninterruptible: readonly number[];
   readonly threads: number;
+  /** Real, effective, saved and file system's user and group. */
+  readonly ids: readonly number[];
+  /** Effective, bit by bit (capabilities(7)). */
+  readonly capabilities: bigint;
   /** Of the security module, "" when there is none. */
   readonly label: string;
   readonly namespaces: Readonly<Record<NamespaceKind, string>>;
@@ -37,6 +41,15 @@ export async function processFacts(pid: number): Promise<ProcessFacts | undefine
     tracer: Number(status.find((line) => line.startsWith('TracerPid:'))?.slice(10) ?? 0),
     uninterruptible: await uninterruptibleAmong(pid, threads),
     threads: threads.length,
+    ids: status.filter((line) => /^[UG]id:/.test(line)).flatMap((line) => line.split(/\s+/).slice(1).map(Number)),
+    capabilities: BigInt(
+      `0x${
+        status
+          .find((line) => line.startsWith('CapEff:'))
+          ?.slice(7)
+          .trim() || '0'
+      }`,
+    ),
     label: label.replaceAll('\0', '').trim(),
     namespaces: Object.fromEntries(await Promise.all(links)) as Record<NamespaceKind, string>,
   };

@@ -179,8 +179,8 @@ describe('field numbers', () => {
 });
 
 describe('every ID of a container, in every method', () => {
-  // What it answers is the ID of a container that has just been made.
-  const MADE = new Set(['CreateContainer']);
+  // What they answer are IDs of containers that have just been made.
+  const MADE = new Set(['CreateContainer', 'RestorePod']);
   // What of them is seen goes by their filters, of which there are tests below.
   const LISTS = new Set(['ListContainers', 'StreamContainers', 'ListContainerStats', 'StreamContainerStats']);
 

@@ -35,6 +35,7 @@ export const REQUEST_IDS: Readonly<Record<string, readonly (readonly number[])[]
   Attach: [[1]],
   ContainerStats: [[1]],
   CheckpointContainer: [[1]],
+  CheckpointPod: [[3]],
   // Of the filter.
   ListContainers: [[1, 1]],
   StreamContainers: [[1, 1]],
@@ -55,7 +56,7 @@ export const REQUEST_IDS: Readonly<Record<string, readonly (readonly number[])[]
 /** Calls that are about one container, which may be a slot. */
 const ABOUT_ONE = new Set(
   Object.entries(REQUEST_IDS)
-    .filter(([, [path]]) => path?.length === 1)
+    .filter(([, [path]]) => path?.length === 1 && path[0] === 1)
     .map(([method]) => method),
 );
 

@@ -1,6 +1,6 @@
 /**
  * What a checkpoint costs: a Redis of some size is dumped in turns by `runc checkpoint` into memory, by Gantry into a
- * folder and an archive, and by containerd's own CheckpointContainer; and restored from the archive and the folder.
+ * folder and an archive, by containerd's own CheckpointContainer and by Podman; and restored from these.
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus, release, totalmem } from 'node:os';
@@ -14,17 +14,20 @@ import { connectSocket, unary } from '../../../src/runtime/grpc.ts';
 import { labDown, labExec, labUp } from '../../lab.ts';
 import { runPod } from '../../pods.ts';
 import { nodeNamed } from '../../scenario.ts';
+import { Podman } from './podman.ts';
 
 const HELP = `Usage: node test/bench/checkpoint/main.ts [options]   (make bench-checkpoint)
 
   --sizes LIST    of the Redis, in MiB (64,512,2048)
   --rounds N      of each way (5)
+  --podman        Podman, too: it is installed into the lab's node, which needs the internet and a minute
   --json FILE     the figures (out/bench-checkpoint.json)`;
 
 const { values: options } = parseArgs({
   options: {
     sizes: { type: 'string', default: '64,512,2048' },
     rounds: { type: 'string', default: '5' },
+    podman: { type: 'boolean', default: false },
     json: { type: 'string', default: 'out/bench-checkpoint.json' },
     help: { type: 'boolean', default: false },
   },
@@ -37,6 +40,8 @@ if (options.help) {
 const NAME = 't-bench-checkpoint';
 /** In memory, where runc's images go, too. */
 const FOLDER = '/dev/shm/bench';
+/** Of the node. */
+const AGENT = '/proc/$(cat /run/lab/agent.pid)';
 const PLAIN = '--file-locks --tcp-established --manage-cgroups-mode ignore --leave-running';
 
 /** One way of doing it, in milliseconds and bytes. */
@@ -45,6 +50,8 @@ interface Figures {
   readonly ms: number[];
   /** For which the container stood still, where it is told. */
   readonly frozenMs: number[];
+  /** Resident memory of the agent at its highest; none where it has no part in it. */
+  readonly peakBytes: number[];
   bytes: number;
 }
 
@@ -56,12 +63,13 @@ const results: { date: string; machine: string; sizes: { mebibytes: number; dump
     sizes: [],
   };
 try {
-  for (const size of options.sizes.split(',').map(Number)) results.sizes.push(await measure(size));
+  const podman = options.podman ? await Podman.install(lab, nodeNamed(lab, 'a')) : undefined;
+  for (const size of options.sizes.split(',').map(Number)) results.sizes.push(await measure(size, podman));
 } finally {
   await labDown(NAME);
 }
 
-async function measure(mebibytes: number) {
+async function measure(mebibytes: number, podman: Podman | undefined) {
   const node = nodeNamed(lab, 'a');
   const shell = async (script: string) =>
     (await labExec(NAME, 'a', ['sh', '-c', script], { timeoutMs: 300_000 })).stdout;
@@ -71,7 +79,8 @@ async function measure(mebibytes: number) {
   const { pid } = await cri.describe(pod.container);
   const key = 16 * 1024;
   await shell(`nsenter -t ${pid} -n redis-cli debug populate ${(mebibytes * 1024 * 1024) / key} k ${key}`);
-  const figures = (way: string): Figures => ({ way, ms: [], frozenMs: [], bytes: 0 });
+  await podman?.start((mebibytes * 1024 * 1024) / key, key);
+  const figures = (way: string): Figures => ({ way, ms: [], frozenMs: [], peakBytes: [], bytes: 0 });
   const timed = async (into: Figures, script: string, output = FOLDER): Promise<string> => {
     await shell(`rm -rf ${FOLDER}; mkdir -p ${FOLDER}`);
     const said = await shell(`a=$(date +%s%N); ${script}; b=$(date +%s%N); echo; echo $(((b - a) / 1000))`);
@@ -80,6 +89,13 @@ async function measure(mebibytes: number) {
     into.bytes = Number((await shell(`du -sb ${output}`)).split('\t')[0]);
     return lines.join('\n');
   };
+  /** proc(5): the highest is counted from here on, and read. */
+  const watched = async <T>(into: Figures, work: () => Promise<T>): Promise<T> => {
+    await shell(`echo 5 >${AGENT}/clear_refs`);
+    const result = await work();
+    into.peakBytes.push(Number((await shell(`grep VmHWM ${AGENT}/status`)).split(/\s+/)[1]) * 1024);
+    return result;
+  };
   const raw = figures('runc checkpoint');
   const folder = figures('gantry --output');
   const archive = figures('gantry --archive');
@@ -87,6 +103,8 @@ async function measure(mebibytes: number) {
   const fromArchive = figures('gantry restore of an archive');
   const fromFolder = figures('gantry restore of a folder');
   const runc = figures('of it runc restore, the folder in memory');
+  const byPodman = figures('podman container checkpoint --export');
+  const fromPodman = figures('podman container restore --import');
   const save = `gantry checkpoint ${pod.container} --leave-running --tcp established -o json 2>/dev/null`;
   const connection = connectSocket(node.runtimeSocket);
   for (let round = 0; round < Number(options.rounds); round++) {
@@ -95,6 +113,14 @@ async function measure(mebibytes: number) {
       raw,
       `runc --root /run/containerd/runc/k8s.io checkpoint --image-path ${FOLDER}/i ${PLAIN} ${pod.container}`,
     );
+    if (podman !== undefined) {
+      await timed(byPodman, `${podman.dump(`${FOLDER}/p.tar`)} >&2`);
+      await shell(`mv ${FOLDER}/p.tar /dev/shm/p.tar`);
+      await timed(fromPodman, `${podman.restore('/dev/shm/p.tar')} >&2`);
+      await shell('rm /dev/shm/p.tar');
+      fromPodman.bytes = 0;
+      await podman.removeClone();
+    }
     const request = CheckpointContainerRequest.fromPartial({ containerId: pod.container, location: `${FOLDER}/c.tar` });
     await shell(`rm -rf ${FOLDER}; mkdir -p ${FOLDER}`);
     const began = performance.now();
@@ -105,11 +131,12 @@ async function measure(mebibytes: number) {
       [folder, `--output ${FOLDER}/d`],
       [archive, `--archive ${FOLDER}/a.tar`],
     ] as const) {
-      const { phases } = JSON.parse(await timed(into, `${save} ${how}`)) as Result;
+      const { phases } = JSON.parse(await watched(into, () => timed(into, `${save} ${how}`))) as Result;
       into.frozenMs.push(span(phases, ['freeze', 'dump', 'save files']));
       const from = into === folder ? fromFolder : fromArchive;
-      const said = await shell(
-        `a=$(date +%s%N); gantry restore ${how.split(' ')[1]} --new-sandbox clone -o json 2>/dev/null; b=$(date +%s%N); echo; echo $(((b - a) / 1000))`,
+      const again = `gantry restore ${how.split(' ')[1]} --new-sandbox clone -o json 2>/dev/null`;
+      const said = await watched(from, () =>
+        shell(`a=$(date +%s%N); ${again}; b=$(date +%s%N); echo; echo $(((b - a) / 1000))`),
       );
       const lines = said.trim().split('\n');
       from.ms.push(Number(lines.pop()) / 1000);
@@ -120,7 +147,13 @@ async function measure(mebibytes: number) {
   }
   connection.close();
   await cri.removeSandbox(pod.sandbox);
-  return { mebibytes, dump: [raw, folder, archive, containerd], restore: [runc, fromFolder, fromArchive] };
+  await podman?.stop();
+  const others = podman === undefined ? { dump: [], restore: [] } : { dump: [byPodman], restore: [fromPodman] };
+  return {
+    mebibytes,
+    dump: [raw, folder, archive, containerd, ...others.dump],
+    restore: [runc, fromFolder, fromArchive, ...others.restore],
+  };
 }
 
 function span(phases: Result['phases'], names: readonly string[]): number {
@@ -133,6 +166,7 @@ function median(values: readonly number[]): number {
 
 console.log(`\n${results.date}, ${results.machine}`);
 const ms = (value: number) => (Number.isNaN(value) ? '-' : value.toFixed(0));
+const mib = (bytes: number) => (bytes > 0 ? `${(bytes / 2 ** 20).toFixed(0)} MiB` : '-');
 for (const { mebibytes, dump, restore } of results.sizes) {
   for (const [what, ways] of Object.entries({ Dump: dump, Restore: restore })) {
     const base = median(ways[0]?.ms ?? []);
@@ -142,9 +176,10 @@ for (const { mebibytes, dump, restore } of results.sizes) {
       ms(Math.max(...one.ms)),
       (median(one.ms) / base).toFixed(2),
       ms(median(one.frozenMs)),
-      one.bytes === 0 ? '-' : `${(one.bytes / 2 ** 20).toFixed(0)} MiB`,
+      mib(one.bytes),
+      mib(Math.max(0, ...one.peakBytes)),
     ]);
-    const head = [`${what}, ${mebibytes} MiB`, 'median ms', 'most ms', 'ratio', 'frozen ms', 'bytes'];
+    const head = [`${what}, ${mebibytes} MiB`, 'median ms', 'most ms', 'ratio', 'frozen ms', 'bytes', "agent's peak"];
     console.log(`\n${formatTable([head, ...rows])}`);
   }
 }
