@@ -28,6 +28,10 @@ dist/gantry.mjs: src/gen/.stamp hack/bundle.ts $(sources) | setup
 root: setup ## make the lab's root folder and images (cached in .lab)
 	hack/lab root --suite $(SUITE)
 
+.PHONY: roots
+roots: setup ## those of all suites
+	for suite in forky trixie bookworm; do hack/lab root --suite $$suite || exit 1; done
+
 .PHONY: demo
 demo: build root ## a Redis with an open connection moves between two nodes and back
 	$(node) hack/demo.ts
@@ -43,7 +47,7 @@ test-unit: src/gen/.stamp ## only the tests that need neither root nor a lab
 	$(vitest) --project unit
 
 .PHONY: test
-test: build lint root ## every test: unit, integration, faults, end to end
+test: build lint roots ## every test: unit, integration, faults, end to end
 	$(vitest)
 
 .PHONY: test-crashes

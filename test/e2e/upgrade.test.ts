@@ -48,7 +48,8 @@ beforeAll(async () => {
     { hostPath: '/var/lib/data', containerPath: '/data' },
   ]);
   kubelet.watch();
-});
+  // The root folder of another suite may have to be made first.
+}, 600_000);
 afterAll(async () => {
   await kubelet?.[Symbol.asyncDispose]();
   await labDown(NAME);

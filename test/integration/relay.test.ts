@@ -36,7 +36,8 @@ beforeAll(async () => {
   lab = await labUp({ name: LAB_NAME, nodes: 1, services: ['containerd'] });
   runtimeSocket = lab.nodes[0]?.runtimeSocket ?? '';
   bench = await Bench.make();
-  await bench.relay({ upstream: runtimeSocket, upstreamWaitMs: 20_000 });
+  // As `gantry proxy` does: a runtime that is starting is waited for, not answered for.
+  await bench.relay({ upstream: runtimeSocket, upstreamWaitMs: 20_000, runtimeApi: 'auto' });
   relayed = bench.grpcClient();
   direct = bench.grpcClient(runtimeSocket);
 });
