@@ -28,10 +28,6 @@ dist/gantry.mjs: src/gen/.stamp hack/bundle.ts $(sources) | setup
 root: setup ## make the lab's root folder and images (cached in .lab)
 	hack/lab root --suite $(SUITE)
 
-.PHONY: roots
-roots: setup ## those of all suites
-	for suite in forky trixie bookworm; do hack/lab root --suite $$suite || exit 1; done
-
 .PHONY: demo
 demo: build root ## a Redis with an open connection moves between two nodes and back
 	$(node) hack/demo.ts
@@ -47,8 +43,10 @@ test-unit: src/gen/.stamp ## only the tests that need neither root nor a lab
 	$(vitest) --project unit
 
 .PHONY: test
-test: build lint roots ## every test: unit, integration, faults, end to end
-	$(vitest)
+test: build lint root ## every test: unit, integration, faults, end to end
+	# The unit tests come first, and need no lab: the other suites' roots are made meanwhile.
+	(for suite in bookworm trixie; do hack/lab root --suite $$suite || exit 1; done) >.lab/roots.log 2>&1 & \
+	roots=$$!; status=0; $(vitest) || status=$$?; wait $$roots || cat .lab/roots.log; exit $$status
 
 .PHONY: test-crashes
 test-crashes: build root ## kill agents, relay and containerd at every moment of a migration and of a swap (8 minutes)
