@@ -63,10 +63,7 @@ describe('both agents are killed', () => {
         ['commit', 30],
         ['resume', 0],
       ],
-      [
-        ['send memory', 60],
-        ['commit', 30],
-      ],
+      [['send memory', 60]],
     ),
   )('after "%s" and %i ms: it goes on here or there', async (phase, delayMs) => {
     await world.killAfter(served, phase, delayMs, ['a', 'agent'], ['b', 'agent']);
