@@ -9,18 +9,24 @@ const PIECE_BYTES = 256 * 1024;
  * @param start where it begins in the file, in bytes; `end` likewise
  */
 export function seekable(file: FileHandle, end: number, start = 0): TarSource {
+  return readAt(async (position) => {
+    const buffer = Buffer.allocUnsafe(Math.max(0, Math.min(PIECE_BYTES, end - position)));
+    const { bytesRead } = await file.read(buffer, 0, buffer.length, position);
+    return buffer.subarray(0, bytesRead);
+  }, start);
+}
+
+/** The same, however it is read. @param read what comes at a position, as much as it likes; nothing at the end */
+export function readAt(read: (position: number) => Promise<Buffer>, start = 0): TarSource {
   let position = start;
   return {
     skip(bytes) {
       position += bytes;
     },
     async *[Symbol.asyncIterator]() {
-      while (position < end) {
-        const buffer = Buffer.allocUnsafe(Math.min(PIECE_BYTES, end - position));
-        const { bytesRead } = await file.read(buffer, 0, buffer.length, position);
-        if (bytesRead === 0) return;
-        position += bytesRead;
-        yield buffer.subarray(0, bytesRead);
+      for (let piece = await read(position); piece.length > 0; piece = await read(position)) {
+        position += piece.length;
+        yield piece;
       }
     },
   };

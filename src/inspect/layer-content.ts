@@ -1,6 +1,7 @@
 import { pipeline, Readable, type Transform } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { bad } from '../archive/layout.ts';
+import { readAt } from '../archive/seekable.ts';
 import type { TarSource } from '../archive/tar.ts';
 import { messageOf } from '../errors.ts';
 import { packingOf } from './form.ts';
@@ -35,21 +36,10 @@ export async function* layerContent(members: Members, name: string, signal?: Abo
 /** The same for whoever wants only its headers: what is skipped is not read, unless it is compressed. Errors: BAD_ARCHIVE. */
 export async function layerSource(members: Members, name: string, signal?: AbortSignal): Promise<TarSource> {
   if (packingOf(await members.read(name, 0, 4)) !== 'plain') return layerContent(members, name, signal);
-  let position = 0;
-  return {
-    skip(bytes) {
-      position += bytes;
-    },
-    async *[Symbol.asyncIterator]() {
-      for (;;) {
-        signal?.throwIfAborted();
-        const piece = await members.read(name, position, PIECE_BYTES);
-        if (piece.length === 0) return;
-        position += piece.length;
-        yield piece;
-      }
-    },
-  };
+  return readAt((position) => {
+    signal?.throwIfAborted();
+    return members.read(name, position, PIECE_BYTES);
+  });
 }
 
 function unpackerFor(head: Buffer): Transform | undefined {
