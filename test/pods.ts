@@ -67,7 +67,14 @@ export async function runPod(socket: string, nodePid: number, options: PodOption
 }
 
 /** Adds one more container to a pod's sandbox and starts it. */
-export async function addContainer(socket: string, sandbox: string, name: string, image: string, command: string[]) {
+export async function addContainer(
+  socket: string,
+  sandbox: string,
+  name: string,
+  image: string,
+  command: string[],
+  mounts: PodOptions['mounts'] = [],
+) {
   using cri = new Cri(socket);
   const { config: sandboxConfig } = await cri.describeSandbox(sandbox);
   const config = ContainerConfig.fromPartial({
@@ -75,6 +82,7 @@ export async function addContainer(socket: string, sandbox: string, name: string
     image: { image },
     command,
     logPath: `${name}/0.log`,
+    mounts,
     linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.CONTAINER } } },
   });
   const container = await cri.createContainer(sandbox, config, sandboxConfig);

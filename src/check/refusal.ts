@@ -12,16 +12,16 @@ export interface Refusal {
 
 /** Errors: NOT_RUNNING, RUNTIME_UNAVAILABLE. */
 export async function refusalOf(cri: Cri, containers: readonly ContainerDetail[]): Promise<Refusal> {
-  const refused = async (doing: (container: ContainerDetail) => Promise<void>) => {
-    const outcomes = await Promise.allSettled(containers.map(doing));
+  const refused = async (...doing: Promise<void>[]) => {
+    const outcomes = await Promise.allSettled(doing);
     const errors = outcomes.flatMap((one) => (one.status === 'rejected' ? [GantryError.from(one.reason)] : []));
     const own = errors.find(({ reason }) => reason === 'NOT_RUNNING' || reason === 'RUNTIME_UNAVAILABLE');
     if (own !== undefined) throw own;
     return errors;
   };
-  const [checkpoint] = await refused(checkDumpable);
-  const [migrate] = await refused((container) => checkMovable(container, cri, true));
-  const asked = await refused((container) => checkMovable(container, cri, false));
+  const [checkpoint] = await refused(...containers.map(checkDumpable));
+  const [migrate] = await refused(checkMovable(containers, cri, true));
+  const asked = await refused(checkMovable(containers, cri, false));
   return {
     checkpoint: checkpoint?.message ?? '',
     migrate: migrate?.message ?? '',

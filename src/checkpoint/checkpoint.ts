@@ -42,7 +42,7 @@ import {
   FolderDestination,
   type NewArchive,
 } from './destination.ts';
-import { FrozenContainer } from './freeze.ts';
+import { FrozenPod } from './freeze.ts';
 import { checkSpace, keepLog } from './images.ts';
 import { packFolder, packLayer } from './layer.ts';
 import { configDump, containerdStatus, manifestOf, statusDump } from './metadata.ts';
@@ -181,7 +181,7 @@ function optionsOf(request: CheckpointRequest): CriuOptions {
 /** A container that stands still, and what was found out before it did. */
 interface Frozen {
   readonly container: ContainerDetail;
-  readonly frozen: FrozenContainer;
+  readonly pod: FrozenPod;
   readonly layer: string;
   readonly imageId: string;
   /** Whether /dev/shm, which is the pod's, goes with this one. */
@@ -211,30 +211,24 @@ async function writeFrozen(
       imageId: (await node.cri.imageStatus(container.imageRef)).image?.id ?? container.imageRef,
       hasShm: index === 0,
       savedVolumes,
-      entry: {
-        role: 'source',
-        state: 'frozen',
-        operation: containers.length === 1 ? operation.id : `${operation.id}-${index}`,
-        peer: '',
-        container: container.id,
-        sandbox: container.sandbox.id,
-        ...(options.tcp === 'established' && { keepsConnections: true }),
-      } satisfies SourceEntry,
     })),
   );
-  await using stack = new AsyncDisposableStack();
-  const all = await operation.phase('freeze', async () => {
-    const frozen = [];
-    for (const one of prepared)
-      frozen.push({ ...one, frozen: stack.use(await FrozenContainer.freeze(node, one.container, one.entry)) });
-    return frozen;
-  });
-  for (const one of all) {
+  const entry: SourceEntry = {
+    role: 'source',
+    state: 'frozen',
+    operation: operation.id,
+    peer: '',
+    containers: containers.map(({ id }) => id),
+    sandbox: containers[0]?.sandbox.id ?? '',
+    ...(options.tcp === 'established' && { keepsConnections: true }),
+  };
+  await using pod = await operation.phase('freeze', () => FrozenPod.freeze(node, containers, entry));
+  for (const one of prepared) {
     operation.throwIfCancelled();
-    await write(one);
+    await write({ ...one, pod });
   }
   // It is all there: nobody needs to stand still for the disk.
-  if (request.leaveRunning) for (const { frozen } of all) await frozen.thaw();
+  if (request.leaveRunning) await pod.thaw();
   // From here on it is carried through: what has its name already is not taken back.
   operation.commit();
   await operation.phase('finish', finish);
@@ -243,19 +237,17 @@ async function writeFrozen(
     ? (['pause', 'paused', leavePaused] as const)
     : (['end container', 'committed', endDumped] as const);
   await operation.phase(phase, async () => {
-    for (const { entry } of all) await node.journal.write({ ...entry, state });
-    for (const { frozen, entry } of all) {
-      frozen.leaveFrozen();
-      await settle(node, { ...entry, state });
-    }
+    await node.journal.write({ ...entry, state });
+    pod.leaveFrozen();
+    await settle(node, { ...entry, state });
   });
 }
 
 /** Everything that is of one container. */
 async function dumpInto({ node, options, operation }: Job, one: Frozen, destination: Destination): Promise<void> {
-  const { container, frozen, layer, imageId, hasShm, savedVolumes } = one;
+  const { container, pod, layer, imageId, hasShm, savedVolumes } = one;
   const { work } = destination;
-  const pids = await frozen.processes();
+  const pids = await pod.processes(container.id);
   const processes = pids.length;
   await destination.expect(processes);
   await using names = new AsyncDisposableStack();
@@ -270,7 +262,7 @@ async function dumpInto({ node, options, operation }: Job, one: Frozen, destinat
     await destination.dumped(outcome === undefined);
     if (outcome !== undefined) throw outcome;
   });
-  await frozen.refreeze();
+  await pod.refreeze(container.id);
   operation.throwIfCancelled();
   await operation.phase('save files', async () => {
     await destination.add(LAYER, packLayer(layer, operation.signal));

@@ -9,37 +9,46 @@ import { type Freezer, freeze, isFrozen, ownFreezer, processesOf, refreeze, thaw
 import type { ContainerDetail } from '../runtime/cri.ts';
 
 /**
- * A container that is frozen behind a shut network. Disposing it lets it go on as if nothing had happened, unless it
- * was ended: that is the rollback of everything that can fail before a commit.
+ * Containers of one pod that are frozen behind its shut network. Disposing it lets all of them go on as if nothing had
+ * happened, unless they were ended: that is the rollback of everything that can fail before a commit.
  */
-export class FrozenContainer {
-  readonly #freezer: Freezer;
+export class FrozenPod {
+  readonly #freezers: ReadonlyMap<string, Freezer>;
   readonly #netns: string;
   #ended = false;
   #isThawed = false;
   #forget: () => Promise<void> = () => Promise.resolve();
 
-  private constructor(freezer: Freezer, netns: string) {
-    this.#freezer = freezer;
+  private constructor(freezers: ReadonlyMap<string, Freezer>, netns: string) {
+    this.#freezers = freezers;
     this.#netns = netns;
   }
 
-  /** Shuts first: a request that is answered after the freeze has begun would be lost. The journal knows before. */
-  static async freeze(node: Node, container: ContainerDetail, entry: SourceEntry): Promise<FrozenContainer> {
-    const frozen = await FrozenContainer.find(container);
-    if (frozen === undefined) throw new GantryError('NOT_RUNNING', `container ${container.name} has just ended`);
-    if (await isFrozen(frozen.#freezer)) {
-      // Whatever goes wrong lets it go on, and that is not for us to say.
-      throw new GantryError('NOT_RUNNING', `container ${container.name} is paused`, {
-        hint: `gantry resume ${container.name} lets it go on`,
-      });
+  /**
+   * Shuts first: a request that is answered after the freeze has begun would be lost. The journal knows before.
+   *
+   * @param containers of one sandbox; at least one
+   */
+  static async freeze(node: Node, containers: readonly ContainerDetail[], entry: SourceEntry): Promise<FrozenPod> {
+    const found = await FrozenPod.find(containers);
+    const freezers = found === undefined ? new Map<string, Freezer>() : found.#freezers;
+    for (const { id, name } of containers) {
+      const freezer = freezers.get(id);
+      if (freezer === undefined) throw new GantryError('NOT_RUNNING', `container ${name} has just ended`);
+      if (await isFrozen(freezer)) {
+        // Whatever goes wrong lets it go on, and that is not for us to say.
+        throw new GantryError('NOT_RUNNING', `container ${name} is paused`, {
+          hint: `gantry resume ${name} lets it go on`,
+        });
+      }
+      await refuseStopped(freezer, name);
     }
-    await frozen.#refuseStopped(container.name);
+    const frozen = found as FrozenPod;
     await node.journal.write(entry);
     frozen.#forget = () => node.journal.remove(entry);
     try {
       await shut(frozen.#netns);
-      await freeze(frozen.#freezer);
+      for (const freezer of frozen.#freezers.values()) await freeze(freezer);
       return frozen;
     } catch (error) {
       await frozen[Symbol.asyncDispose]();
@@ -47,46 +56,45 @@ export class FrozenContainer {
     }
   }
 
-  /** CRIU would wait for ever: in a frozen group of cgroup v1 nobody can attach to a task that a signal has stopped. */
-  async #refuseStopped(name: string): Promise<void> {
-    if (this.#freezer.version !== 1) return;
-    for (const pid of await this.processes()) {
-      const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-      if (!/^[Tt]$/.test(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[0] ?? '')) continue;
-      throw new GantryError('UNSUPPORTED', `process ${pid} of container ${name} is stopped, and cannot be dumped so`, {
-        hint: `let it go on first (kill -CONT ${pid}), or end who traces it`,
-      });
+  /** The handle of containers that an agent of before may have frozen; undefined once all their processes have ended. */
+  static async find(containers: readonly ContainerDetail[]): Promise<FrozenPod | undefined> {
+    const freezers = new Map<string, Freezer>();
+    for (const container of containers) {
+      const freezer = await ownFreezer(container);
+      if (freezer !== undefined) freezers.set(container.id, freezer);
     }
+    const [first] = containers;
+    return first && freezers.size > 0 ? new FrozenPod(freezers, networkOf(first.sandbox.pid)) : undefined;
   }
 
-  /** The handle of a container that an agent of before may have frozen; undefined once its processes have ended. */
-  static async find(container: ContainerDetail): Promise<FrozenContainer | undefined> {
-    const freezer = await ownFreezer(container);
-    return freezer && new FrozenContainer(freezer, networkOf(container.sandbox.pid));
+  /** CRIU thaws a group once it has seized the tasks; after a dump, this says that they are frozen again. */
+  async refreeze(container: string): Promise<void> {
+    await refreeze(this.#of(container));
   }
 
-  /** CRIU thaws the group once it has seized the tasks; after a dump, this says that they are frozen again. */
-  refreeze(): Promise<void> {
-    return refreeze(this.#freezer);
+  processes(container: string): Promise<number[]> {
+    return processesOf(this.#of(container));
   }
 
-  processes(): Promise<number[]> {
-    return processesOf(this.#freezer);
+  /** Of all containers; those that have ended have none. */
+  async allProcesses(): Promise<number[]> {
+    const all = [...this.#freezers.values()].map((freezer) => processesOf(freezer).catch(whenGone([])));
+    return (await Promise.all(all)).flat();
   }
 
   /** Ends every process without letting one run again: on cgroup v1 a frozen task dies only when thawed. */
   async end(): Promise<void> {
     this.#ended = true;
-    for (const pid of await this.processes().catch(whenGone([]))) signalQuietly(pid);
-    await thaw(this.#freezer).catch(whenGone(undefined));
+    for (const pid of await this.allProcesses()) signalQuietly(pid);
+    await this.#thawAll();
   }
 
-  /** Lets it go on before everything that was begun is over; the journal's entry stays until this is disposed. */
+  /** Lets them go on before everything that was begun is over; the journal's entry stays until this is disposed. */
   async thaw(): Promise<void> {
     if (this.#isThawed) return;
     // The network before the processes, so that the first packet sent is not dropped.
     const opened = await Promise.allSettled([open(this.#netns)]);
-    await thaw(this.#freezer).catch(whenGone(undefined));
+    await this.#thawAll();
     this.#isThawed = true;
     const [outcome] = opened;
     if (outcome?.status === 'rejected' && (await exists(this.#netns))) {
@@ -96,7 +104,7 @@ export class FrozenContainer {
     }
   }
 
-  /** Leaves it frozen and shut: whether it may run again is for others to say. */
+  /** Leaves them frozen and shut: whether they may run again is for others to say. */
   leaveFrozen(): void {
     this.#ended = true;
   }
@@ -109,6 +117,29 @@ export class FrozenContainer {
     } finally {
       await this.#forget();
     }
+  }
+
+  /** Together: they may talk to each other. */
+  async #thawAll(): Promise<void> {
+    await Promise.all([...this.#freezers.values()].map((freezer) => thaw(freezer).catch(whenGone(undefined))));
+  }
+
+  #of(container: string): Freezer {
+    const freezer = this.#freezers.get(container);
+    if (freezer === undefined) throw new GantryError('NOT_RUNNING', `container ${container} has ended`);
+    return freezer;
+  }
+}
+
+/** CRIU would wait for ever: in a frozen group of cgroup v1 nobody can attach to a task that a signal has stopped. */
+async function refuseStopped(freezer: Freezer, name: string): Promise<void> {
+  if (freezer.version !== 1) return;
+  for (const pid of await processesOf(freezer)) {
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
+    if (!/^[Tt]$/.test(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[0] ?? '')) continue;
+    throw new GantryError('UNSUPPORTED', `process ${pid} of container ${name} is stopped, and cannot be dumped so`, {
+      hint: `let it go on first (kill -CONT ${pid}), or end who traces it`,
+    });
   }
 }
 

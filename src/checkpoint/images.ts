@@ -1,6 +1,7 @@
 import { copyFile, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
+import { IMAGES } from '../archive/layout.ts';
 import { exists, makePrivateFolder } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 
@@ -20,7 +21,12 @@ export class ImageFolder {
 
   /** Where CRIU's images go; not made yet. */
   get images(): string {
-    return join(this.path, 'checkpoint');
+    return join(this.path, IMAGES);
+  }
+
+  /** The same for one of several containers. */
+  imagesOf(container: number): string {
+    return join(this.path, String(container), IMAGES);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -2,6 +2,7 @@ import { GantryError } from '../errors.ts';
 import { ContainerState, NamespaceMode } from '../gen/cri.ts';
 import type { ContainerDetail, Cri } from '../runtime/cri.ts';
 import { checkRunc, criuVersion } from '../runtime/criu.ts';
+import { volumesOf } from './volumes.ts';
 
 /** Everything that is known to prevent a dump, before anything is touched. Errors say which of them it was. */
 export async function checkDumpable(container: ContainerDetail): Promise<void> {
@@ -25,28 +26,37 @@ export async function checkDumpable(container: ContainerDetail): Promise<void> {
   await checkRunc();
 }
 
-/** What else prevents a migration: a kubelet that would start the pod again, other containers in the sandbox. */
-export async function checkMovable(container: ContainerDetail, cri: Cri, force: boolean): Promise<void> {
-  await checkDumpable(container);
-  const [mount] = container.config.mounts;
-  if (mount !== undefined) {
-    throw unsupported(`it mounts ${mount.hostPath} at ${mount.containerPath}: content of volumes is not moved yet`);
+/** What else prevents a migration of these containers of one sandbox: a kubelet that would start the pod again, others in it. */
+export async function checkMovable(containers: readonly ContainerDetail[], cri: Cri, force: boolean): Promise<void> {
+  for (const container of containers) {
+    await checkDumpable(container);
+    const foreign = volumesOf(container.config).find(({ name }) => name === '');
+    if (foreign !== undefined) {
+      throw unsupported(
+        `${container.name} mounts ${foreign.hostPath} at ${foreign.path}: only the content of emptyDirs is moved`,
+      );
+    }
+    if (!force && isManagedByKubelet(container)) {
+      throw new GantryError(
+        'MANAGED_BY_KUBELET',
+        `a kubelet manages the pod of ${container.name}: it would start it here again`,
+        {
+          hint: 'stop that kubelet first, then use --force',
+        },
+      );
+    }
   }
-  if (!force && isManagedByKubelet(container)) {
-    throw new GantryError(
-      'MANAGED_BY_KUBELET',
-      `a kubelet manages the pod of ${container.name}: it would start it here again`,
-      {
-        hint: 'stop that kubelet first, then use --force',
-      },
-    );
-  }
+  const [first] = containers;
+  const moving = containers.map(({ id }) => id);
   const others = (await cri.listContainers()).filter(
     ({ podSandboxId, id, state }) =>
-      podSandboxId === container.sandbox.id && id !== container.id && state === ContainerState.CONTAINER_RUNNING,
+      podSandboxId === first?.sandbox.id && !moving.includes(id) && state === ContainerState.CONTAINER_RUNNING,
   );
   if (others.length > 0) {
-    throw unsupported(`its sandbox holds ${others.length} more running container(s); pods move with one container yet`);
+    const pod = first?.sandbox.config.metadata?.name ?? '';
+    throw unsupported(
+      `its pod holds ${others.length} more running container(s), which would stay behind: move the pod (gantry migrate ${pod})`,
+    );
   }
 }
 

@@ -3,11 +3,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
 import { errnoOf, GantryError } from '../errors.ts';
 import { ContainerState } from '../gen/cri.ts';
+import { open, shut } from '../network/shield.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
+import type { SandboxDetail } from '../runtime/cri.ts';
 import { type CriuOptions, restoreOptions } from '../runtime/criu.ts';
 import { Ticket } from '../runtime/ticket.ts';
 import { coresIn } from './cores.ts';
+import { networkOf } from './freeze.ts';
 import { keepLog } from './images.ts';
+import { makeRoomForIpc } from './ipc.ts';
 
 const MOST_LOOKS = 20;
 /** CRIU's number for a task that a signal has stopped. */
@@ -96,24 +100,99 @@ export class PoisedContainer {
 }
 
 /** Of CRIU's configuration: the tasks of a restore are stopped, until {@link letGo}. */
-export const STOPPED = 'leave-stopped';
+const STOPPED = 'leave-stopped';
 
-/** Continues the processes of containers that were restored with {@link STOPPED}, but for those that were stopped before. */
-export async function letGo(node: Node, containers: readonly { id: string; images: string }[]): Promise<void> {
+/** A container that was created, and from what it will start. */
+export interface Coming {
+  readonly id: string;
+  readonly from: Images;
+}
+
+/**
+ * Containers of a pod that are restored, and of which nothing has run yet. Several come back one by one, each stopped before
+ * its first instruction, and with the network shut, loopback included: they go on together, and none of them finds that
+ * another is not there yet. They could not all wait at the gate, as there the first one holds the shim of the whole pod.
+ */
+export class PoisedPod {
+  readonly #node: Node;
+  readonly #netns: string;
+  /** One that waits at its gate; of several none does. */
+  readonly #single: PoisedContainer | undefined;
+  /** PIDs, as each container counts, of processes that somebody had stopped before they were dumped. */
+  readonly stopped: ReadonlyMap<string, readonly number[]>;
+
+  private constructor(
+    node: Node,
+    netns: string,
+    single: PoisedContainer | undefined,
+    stopped: ReadonlyMap<string, readonly number[]>,
+  ) {
+    this.#node = node;
+    this.#netns = netns;
+    this.#single = single;
+    this.stopped = stopped;
+  }
+
+  /** Errors: those of {@link PoisedContainer.restore} and NOT_FITTING. What was restored is the caller's to remove then. */
+  static async restore(
+    node: Node,
+    operation: string,
+    sandbox: SandboxDetail,
+    coming: readonly Coming[],
+    options: CriuOptions,
+    signal?: AbortSignal,
+  ): Promise<PoisedPod> {
+    const folders = coming.map(({ from }) => from.images);
+    await makeRoomForIpc(node, sandbox, folders);
+    const netns = networkOf(sandbox.pid);
+    const [first] = coming;
+    if (first !== undefined && coming.length === 1) {
+      const single = await PoisedContainer.restore(node, operation, first.id, first.from, options);
+      return new PoisedPod(node, netns, single, new Map());
+    }
+    await shut(netns, undefined, { loopback: true });
+    const stopped = new Map<string, readonly number[]>();
+    const lines = [...(options.lines ?? []), STOPPED];
+    for (const [index, { id, from }] of coming.entries()) {
+      signal?.throwIfAborted();
+      await using poised = await PoisedContainer.restore(node, `${operation}-${index}`, id, from, {
+        ...options,
+        lines,
+      });
+      await poised.resume();
+      stopped.set(id, await stoppedIn(from.images));
+    }
+    return new PoisedPod(node, netns, undefined, stopped);
+  }
+
+  /** Lets all tasks run. The CRI says RUNNING when it returns. @param keepShut the pod stays shut, but for its loopback */
+  async resume({ keepShut = false } = {}): Promise<void> {
+    if (this.#single !== undefined) return this.#single.resume();
+    await (keepShut ? shut(this.#netns) : open(this.#netns));
+    await letGo(this.#node, this.stopped);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#single?.[Symbol.asyncDispose]();
+  }
+}
+
+/** Continues the processes of containers that were restored stopped, but for those that were stopped before. Idempotent. */
+export async function letGo(node: Node, stopped: ReadonlyMap<string, readonly number[]>): Promise<void> {
   const pids: number[] = [];
-  for (const { id, images } of containers) {
-    const before = await stoppedIn(images);
+  for (const [id, before] of stopped) {
     const { pid } = await node.cri.describe(id);
-    for (const one of await processesOf(await freezerOf(pid))) if (!before.has(await innermostPid(one))) pids.push(one);
+    for (const one of await processesOf(await freezerOf(pid)))
+      if (!before.includes(await innermostPid(one))) pids.push(one);
   }
   // All at once: they may talk to each other.
   for (const pid of pids) process.kill(pid, 'SIGCONT');
 }
 
 /** PIDs, as the container counts, of processes that somebody had stopped before they were dumped. */
-async function stoppedIn(images: string): Promise<Set<number>> {
-  const stopped = new Set<number>();
-  for await (const { id, core } of coresIn(images)) if (core.tc?.task_state === TASK_STOPPED) stopped.add(id);
+async function stoppedIn(images: string): Promise<number[]> {
+  const stopped: number[] = [];
+  for await (const { id, core } of coresIn(images)) if (core.tc?.task_state === TASK_STOPPED) stopped.push(id);
   return stopped;
 }
 

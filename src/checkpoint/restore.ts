@@ -11,15 +11,15 @@ import type { RestoreEntry } from '../migrate/journal.ts';
 import { untilDone } from '../migrate/retry.ts';
 import { addressesOf } from '../network/address.ts';
 import { forgetClosing } from '../network/connections.ts';
-import { open, shut } from '../network/shield.ts';
+import { open } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
 import type { SandboxDetail } from '../runtime/cri.ts';
-import { type CriuOptions, checkLines, criuVersion } from '../runtime/criu.ts';
+import { checkLines, criuVersion } from '../runtime/criu.ts';
 import { removeOccupant } from '../surgery/occupants.ts';
 import { checkFits, thisHost } from './fits.ts';
 import { networkOf } from './freeze.ts';
-import { makeRoomForIpc, shareOutIpc } from './ipc.ts';
-import { letGo, PoisedContainer, STOPPED, verifyRunning } from './restore-container.ts';
+import { shareOutIpc } from './ipc.ts';
+import { type Coming, PoisedPod, verifyRunning } from './restore-container.ts';
 import { checkRights } from './rights.ts';
 import { Saved } from './saved.ts';
 import { checkName, refuseDemands } from './trust.ts';
@@ -83,11 +83,20 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
     const tcp = await tcpFor(request, first.manifest, sandbox, warnings);
     const coming: Coming[] = [];
     for (const [index, saved] of all.entries())
-      coming.push(await create(node, request, operation, sandbox, saved, entries[index] as RestoreEntry));
+      coming.push({
+        id: await create(node, request, operation, sandbox, saved, entries[index] as RestoreEntry),
+        from: saved,
+      });
     operation.throwIfCancelled();
-    await operation.phase('restore', () => start(node, operation, sandbox, coming, { tcp, lines: criuOptions }));
+    await operation.phase('restore', async () => {
+      const options = { tcp, lines: criuOptions };
+      await using poised = await PoisedPod.restore(node, operation.id, sandbox, coming, options, operation.signal);
+      operation.commit();
+      await poised.resume();
+    });
     await operation.phase('verify', async () => {
-      for (const { id, saved } of coming) await verifyRunning(node, id, saved.manifest.processes);
+      for (const [index, { id }] of coming.entries())
+        await verifyRunning(node, id, all[index]?.manifest.processes ?? 1);
     });
     for (const entry of entries) await node.journal.remove(entry);
     return operation.result({
@@ -112,12 +121,6 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
   }
 }
 
-/** A container that was made, and from what it will start. */
-interface Coming {
-  readonly id: string;
-  readonly saved: Saved;
-}
-
 async function create(
   node: Node,
   request: RestoreRequest,
@@ -125,7 +128,7 @@ async function create(
   sandbox: SandboxDetail,
   saved: Saved,
   entry: RestoreEntry,
-): Promise<Coming> {
+): Promise<string> {
   const own = configFor(saved, entry);
   const { sandboxUid } = entry;
   const config = sandboxUid === undefined ? own : await withOwnVolumes(node, own, sandboxUid);
@@ -139,47 +142,7 @@ async function create(
     const shm = await shmFolder(spec);
     if (shm !== undefined && (await readdir(shm)).length === 0) await saved.unpackShm(shm);
   });
-  return { id, saved };
-}
-
-/**
- * Lets containers start from their images. Several come back one by one, each stopped before its first instruction, and
- * with the network shut, loopback included: they go on together, and none of them finds that another is not there yet.
- * They could not all wait at the gate, as there the first one holds the shim of the whole pod.
- */
-async function start(
-  node: Node,
-  operation: Operation,
-  sandbox: SandboxDetail,
-  coming: readonly Coming[],
-  options: CriuOptions,
-): Promise<void> {
-  await makeRoomForIpc(
-    node,
-    sandbox,
-    coming.map(({ saved: { images } }) => images),
-  );
-  const [first] = coming;
-  if (first !== undefined && coming.length === 1) {
-    await using poised = await PoisedContainer.restore(node, operation.id, first.id, first.saved, options);
-    operation.commit();
-    await poised.resume();
-    return;
-  }
-  const netns = networkOf(sandbox.pid);
-  await shut(netns, undefined, { loopback: true });
-  const stopped = { ...options, lines: [...(options.lines ?? []), STOPPED] };
-  for (const [index, { id, saved }] of coming.entries()) {
-    operation.throwIfCancelled();
-    await using poised = await PoisedContainer.restore(node, `${operation.id}-${index}`, id, saved, stopped);
-    await poised.resume();
-  }
-  operation.commit();
-  await open(netns);
-  await letGo(
-    node,
-    coming.map(({ id, saved: { images } }) => ({ id, images })),
-  );
+  return id;
 }
 
 /** Removes what a restore has made so far, found by what the runtime reserves for it. Idempotent. */

@@ -13,9 +13,9 @@ export async function resume(node: Node, request: ResumeRequest, operation: Oper
   const target = await targetOf(node, request.container, operation.signal);
   const { sandbox, containers, isPod } = target;
   using _taken = occupy(node, target, request.container);
-  const moving = node.journal.pending('source').find(({ container }) => containers.includes(container));
+  const moving = node.journal.pending('source').find((entry) => entry.containers.some((id) => containers.includes(id)));
   if (moving !== undefined)
-    throw new GantryError('BUSY', `container ${moving.container} is being moved, and may run elsewhere already`);
+    throw new GantryError('BUSY', `${request.container} is being moved, and may run elsewhere already`);
   const warnings: string[] = [];
   await operation.phase('resume', async () => {
     const freezers = [];

@@ -79,7 +79,10 @@ export async function removeOrphanedVolumes(node: Node): Promise<void> {
   if (!(await exists(folder))) return;
   // First the folders: a sandbox that is made meanwhile has one that was not read.
   const names = await readdir(folder);
-  const restoring = node.journal.pending('restore').map(({ sandboxUid }) => sandboxUid);
+  const restoring = [
+    ...node.journal.pending('restore').map(({ sandboxUid }) => sandboxUid),
+    ...node.journal.pending('target').map(({ sandboxMetadata }) => sandboxMetadata.uid),
+  ];
   const living = (await node.cri.listSandboxes()).map(({ metadata }) => metadata?.uid);
   for (const name of names) {
     if (!living.includes(name) && !restoring.includes(name))

@@ -9,7 +9,7 @@ const frozen: SourceEntry = {
   state: 'frozen',
   operation: '01',
   peer: 'b',
-  container: 'c',
+  containers: ['c'],
   sandbox: 's',
 };
 

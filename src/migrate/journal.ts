@@ -26,11 +26,12 @@ interface Common {
   peer: string;
 }
 
-/** A container that is being dumped: to a peer, or (peer "") into a checkpoint. */
+/** Containers of a pod that are being dumped: to a peer, or (peer "") into a checkpoint. */
 export interface SourceEntry extends Common {
   role: 'source';
   state: 'frozen' | 'committed' | 'paused';
-  container: string;
+  /** IDs. */
+  containers: string[];
   sandbox: string;
   /** The checkpoint has its connections: their other ends are not to hear of its end. */
   keepsConnections?: boolean;
@@ -42,8 +43,15 @@ export interface TargetEntry extends Common {
   /** What the runtime reserves for a sandbox: finds it also when its ID was never learned. */
   sandboxMetadata: { name: string; namespace: string; uid: string; attempt: number };
   sandbox: string;
-  container: string;
+  containers: TargetContainer[];
+}
+
+export interface TargetContainer {
+  id: string;
+  /** The pod may not serve with fewer; 0 until the commit has told. */
   processes: number;
+  /** PIDs, as the container counts, of those that somebody had stopped before the dump. */
+  stopped: number[];
 }
 
 /** A container that is being made from a checkpoint folder: what CRI reserves for it, because it may have no ID yet. */

@@ -5,11 +5,12 @@ import { drain } from '../archive/pump.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
 import { recoverPrepared } from '../checkpoint/prepared.ts';
 import { removeRestored } from '../checkpoint/restore.ts';
-import { verifyRunning } from '../checkpoint/restore-container.ts';
+import { letGo, verifyRunning } from '../checkpoint/restore-container.ts';
 import { emptyFolder, exists } from '../durable.ts';
 import { messageOf } from '../errors.ts';
 import { PodSandboxState } from '../gen/cri.ts';
 import { addressesOf } from '../network/address.ts';
+import { shut } from '../network/shield.ts';
 import { endRestores } from '../runtime/ticket.ts';
 import type { Entry, OutputEntry, SourceEntry, TargetEntry } from './journal.ts';
 import { removePlaceholder, serve } from './placeholder.ts';
@@ -32,11 +33,13 @@ export async function recover(node: Node): Promise<void> {
     node.log.warn('recovering', { operation: entry.operation, role: entry.role, state: entry.state });
     const key = `${entry.role} ${entry.operation}`;
     const step = () => recoverEntry(node, entry);
-    const container = entry.role === 'source' ? entry.container : '';
-    node.busy.add(container);
+    const worked = entry.role === 'source' ? [entry.sandbox, ...entry.containers] : [];
+    for (const id of worked) node.busy.add(id);
     const done = untilDone(node, `recover ${key}`, step)
       .catch((error: unknown) => node.log.error('recovery-given-up', { key, why: messageOf(error) }))
-      .finally(() => node.busy.delete(container));
+      .finally(() => {
+        for (const id of worked) node.busy.delete(id);
+      });
     // What only this node has to say is done before the first call is taken.
     if (!(entry.role === 'source' && entry.state === 'committed' && entry.peer !== '')) await done;
   }
@@ -84,7 +87,7 @@ async function recoverTarget(node: Node, entry: TargetEntry): Promise<void> {
       return node.journal.remove(entry);
     case 'resuming': {
       // The restore ended with the agent that waited for it, or it runs: the runtime knows.
-      const runs = await verifyRunning(node, entry.container, entry.processes).then(
+      const runs = await goOn(node, entry).then(
         () => true,
         () => false,
       );
@@ -101,6 +104,14 @@ async function recoverTarget(node: Node, entry: TargetEntry): Promise<void> {
     case 'failed':
       if (await node.journal.isOld(entry)) await node.journal.remove(entry);
   }
+}
+
+/** Several containers were all restored before the commit, and may not have been told yet to go on. */
+async function goOn(node: Node, { sandbox, containers }: TargetEntry): Promise<void> {
+  for (const { id, processes } of containers) await verifyRunning(node, id, processes);
+  if (containers.length === 1) return;
+  await shut(networkOf((await node.cri.describeSandbox(sandbox)).pid));
+  await letGo(node, new Map(containers.map(({ id, stopped }) => [id, stopped])));
 }
 
 /** The pod may have been removed since: then there is nothing to open. */

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
-import { FrozenContainer, networkOf } from '../checkpoint/freeze.ts';
+import { FrozenPod, networkOf } from '../checkpoint/freeze.ts';
 import { exists } from '../durable.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { addressesOf } from '../network/address.ts';
@@ -36,77 +36,74 @@ export async function settle(node: Node, entry: SourceEntry, known = ''): Promis
 
 /** Lets a frozen source go on: the rollback, also of an agent that died before its commit. */
 export async function thawSource(node: Node, entry: SourceEntry): Promise<void> {
-  const container = await describe(node, entry);
-  if (container !== undefined) {
-    await waitForDump(container.id);
-    const frozen = await FrozenContainer.find(container);
-    await frozen?.[Symbol.asyncDispose]();
-    // One that has ended has left its pod shut.
-    const netns = networkOf(container.sandbox.pid);
-    if (frozen === undefined && (await exists(netns))) await open(netns);
-  }
+  for (const container of entry.containers) await waitForDump(container);
+  const { containers, netns } = await describe(node, entry);
+  const frozen = await FrozenPod.find(containers);
+  await frozen?.[Symbol.asyncDispose]();
+  // Those that have all ended have left their pod shut.
+  if (frozen === undefined && netns !== '' && (await exists(netns))) await open(netns);
   await node.journal.remove(entry);
   if (entry.state === 'committed') await nowOrLater(node, `tell ${entry.peer}`, () => tellDone(node, entry));
-  node.log.warn('rolled-back', { operation: entry.operation, container: entry.container, peer: entry.peer });
+  node.log.warn('rolled-back', { operation: entry.operation, containers: entry.containers, peer: entry.peer });
 }
 
-/** Ends a container whose checkpoint is complete and that was not to go on: what stopping it would have left. */
+/** Ends containers whose checkpoint is complete and that were not to go on: what stopping them would have left. */
 export async function endDumped(node: Node, entry: SourceEntry): Promise<void> {
-  const container = await describe(node, entry);
-  if (container !== undefined) {
-    const { pid } = container.sandbox;
-    const frozen = await FrozenContainer.find(container);
-    if (frozen !== undefined && entry.keepsConnections === true && pid > 0) {
-      await forgetConnections(networkOf(pid), await frozen.processes()).catch((error: unknown) =>
-        node.log.warn('connections-not-kept', { operation: entry.operation, error: messageOf(error) }),
-      );
-    }
-    await frozen?.end();
-    await node.cri.stopContainer(container.id, 0);
-    // Other containers of the sandbox go on, but nobody speaks for one that is still to be ended.
-    const isLast = node.journal
-      .pending('source')
-      .every(({ sandbox, operation }) => sandbox !== entry.sandbox || operation === entry.operation);
-    if (pid > 0 && isLast) await open(networkOf(pid));
+  const { containers, netns } = await describe(node, entry);
+  const frozen = await FrozenPod.find(containers);
+  if (frozen !== undefined && entry.keepsConnections === true && netns !== '') {
+    await forgetConnections(netns, await frozen.allProcesses()).catch((error: unknown) =>
+      node.log.warn('connections-not-kept', { operation: entry.operation, error: messageOf(error) }),
+    );
   }
+  await frozen?.end();
+  for (const { id } of containers) await node.cri.stopContainer(id, 0);
+  // Other containers of the sandbox go on, but nobody speaks for one that is still to be ended.
+  const isLast = node.journal
+    .pending('source')
+    .every(({ sandbox, operation }) => sandbox !== entry.sandbox || operation === entry.operation);
+  if (netns !== '' && isLast) await open(netns);
   await node.journal.remove(entry);
 }
 
 /**
- * Leaves a container frozen whose checkpoint is complete. Its network is open: the kernel answers for it, and whatever else
- * comes into its sandbox is reached.
+ * Leaves containers frozen whose checkpoint is complete. Their network is open: the kernel answers for them, and whatever
+ * else comes into their sandbox is reached.
  */
 export async function leavePaused(node: Node, entry: SourceEntry): Promise<void> {
-  const container = await describe(node, entry);
-  if (container !== undefined && container.sandbox.pid > 0) await open(networkOf(container.sandbox.pid));
+  const { netns } = await describe(node, entry);
+  if (netns !== '') await open(netns);
   await node.journal.remove(entry);
 }
 
 async function removeSource(node: Node, entry: SourceEntry): Promise<void> {
-  const container = await describe(node, entry);
-  if (container !== undefined) {
-    if (container.sandbox.pid > 0) {
-      const addresses = await addressesOf(networkOf(container.sandbox.pid)).catch(() => []);
-      await keepReserved(node.config.ipamDir, addresses, entry.operation);
-    }
-    await (await FrozenContainer.find(container))?.end();
+  const { containers, netns } = await describe(node, entry);
+  if (netns !== '') {
+    const addresses = await addressesOf(netns).catch(() => []);
+    await keepReserved(node.config.ipamDir, addresses, entry.operation);
   }
+  await (await FrozenPod.find(containers))?.end();
   await node.cri.removeSandbox(entry.sandbox);
   // The target forgets first: it does not ask, and an agent that is restarted here finds the entry and tells it.
   await nowOrLater(node, `tell ${entry.peer}`, async () => {
     await tellDone(node, entry);
     await node.journal.remove(entry);
   });
-  node.log.info('migration-done', { operation: entry.operation, container: entry.container, peer: entry.peer });
+  node.log.info('migration-done', { operation: entry.operation, containers: entry.containers, peer: entry.peer });
 }
 
-async function describe(node: Node, entry: SourceEntry): Promise<ContainerDetail | undefined> {
-  try {
-    return await node.cri.describe(entry.container);
-  } catch (error) {
-    if (error instanceof GantryError && error.reason === 'NOT_FOUND') return undefined;
-    throw error;
+/** Those containers of an entry that are still there, and their pod's network; "" without one. */
+async function describe(node: Node, entry: SourceEntry): Promise<{ containers: ContainerDetail[]; netns: string }> {
+  const containers: ContainerDetail[] = [];
+  for (const id of entry.containers) {
+    try {
+      containers.push(await node.cri.describe(id));
+    } catch (error) {
+      if (!(error instanceof GantryError && error.reason === 'NOT_FOUND')) throw error;
+    }
   }
+  const pid = containers[0]?.sandbox.pid ?? 0;
+  return { containers, netns: pid > 0 ? networkOf(pid) : '' };
 }
 
 async function askOutcome(node: Node, { peer, operation }: SourceEntry, attempt: number): Promise<string> {

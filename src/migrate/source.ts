@@ -1,12 +1,15 @@
 import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { TLSSocket } from 'node:tls';
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
-import { FrozenContainer, networkOf } from '../checkpoint/freeze.ts';
+import { DUMP_LOG } from '../archive/layout.ts';
+import { FrozenPod, networkOf } from '../checkpoint/freeze.ts';
 import { checkSpace, ImageFolder, keepLog } from '../checkpoint/images.ts';
 import { checkMovable } from '../checkpoint/preflight.ts';
+import { occupy, targetOf } from '../checkpoint/target.ts';
+import { shmFolder, volumesOf } from '../checkpoint/volumes.ts';
 import { GantryError, REASONS, type Reason } from '../errors.ts';
 import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
 import type { MigrateRequest, Result } from '../gen/gantry/v1/agent.ts';
@@ -14,10 +17,9 @@ import { SourceMessage, type TargetMessage } from '../gen/gantry/v1/peer.ts';
 import { type Address, addressesOf } from '../network/address.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { residentBytes, writableLayer } from '../runtime/containerd.ts';
-import type { ContainerDetail } from '../runtime/cri.ts';
+import type { ContainerDetail, SandboxDetail } from '../runtime/cri.ts';
 import { dump } from '../runtime/criu.ts';
-import { locateReal } from '../surgery/locate.ts';
-import { connectPeer } from '../transfer/peer.ts';
+import { connectPeer, type Stream } from '../transfer/peer.ts';
 import { type Session, sourceSession } from '../transfer/session.ts';
 import { sendFolder, syncFiles } from '../transfer/streams.ts';
 import type { SourceEntry } from './journal.ts';
@@ -28,68 +30,82 @@ const ABORT_LIMIT_MS = 15_000;
 const SETTLE_LIMIT_MS = 60_000;
 
 /**
- * Moves a running container to a peer: the source's side of the handover (docs/architecture.md). Any failure before the
- * commit lets the container go on here.
+ * Moves a running pod to a peer: the source's side of the handover (docs/handover.md). Any failure before the commit lets
+ * it go on here.
  */
 export async function migrate(node: Node, request: MigrateRequest, operation: Operation): Promise<Result> {
-  const found = await locateReal(node, request.container, operation.signal);
-  if (node.busy.has(found.id) || node.busy.has(found.podSandboxId)) {
-    throw new GantryError('BUSY', `another operation works on container ${request.container}`);
-  }
-  node.busy.add(found.id);
-  let settling = false;
+  const target = await targetOf(node, request.container, operation.signal);
+  // As a pod: nothing else may come into its sandbox meanwhile.
+  const occupied = occupy(node, { ...target, isPod: true }, request.container);
+  let settling: Promise<unknown> | undefined;
   try {
-    const container = await operation.phase('check', () => check(node, found.id, request));
-    const outgoing = await Outgoing.begin(node, container, request.to, operation);
+    const containers = await operation.phase('check', () => check(node, target.containers, request));
+    const outgoing = await Outgoing.begin(node, containers, request.to, operation);
     try {
       return await outgoing.run();
     } catch (error) {
       if (node.journal.stateOf('source', operation.id) === '') await outgoing.abort();
       throw error;
     } finally {
-      settling = outgoing.isSettling;
+      settling = outgoing.settling;
       outgoing.close();
     }
   } finally {
-    if (!settling) node.busy.delete(found.id);
+    const free = () => occupied[Symbol.dispose]();
+    if (settling === undefined) free();
+    else settling.then(free, free);
   }
 }
 
-async function check(node: Node, id: string, request: MigrateRequest): Promise<ContainerDetail> {
-  const container = await node.cri.describe(id);
-  await checkMovable(container, node.cri, request.force);
-  return container;
+async function check(node: Node, ids: readonly string[], request: MigrateRequest): Promise<ContainerDetail[]> {
+  const containers = await Promise.all(ids.map((id) => node.cri.describe(id)));
+  await checkMovable(containers, node.cri, request.force);
+  return containers;
+}
+
+/** A folder of the source whose content moves by itself, and what it is called there. */
+interface MovingFolder {
+  readonly path: string;
+  readonly stream: Stream;
 }
 
 type SourceSession = Session<TargetMessage, SourceMessage>;
 
 class Outgoing {
-  isSettling = false;
+  /** While the outcome is asked for, which may take longer than anybody waits. */
+  settling: Promise<unknown> | undefined;
   readonly #node: Node;
-  readonly #container: ContainerDetail;
+  readonly #containers: readonly ContainerDetail[];
+  readonly #sandbox: SandboxDetail;
   readonly #peer: string;
   readonly #operation: Operation;
   readonly #session: SourceSession;
 
   private constructor(
     node: Node,
-    container: ContainerDetail,
+    containers: readonly ContainerDetail[],
     peer: string,
     operation: Operation,
     session: SourceSession,
   ) {
     this.#node = node;
-    this.#container = container;
+    this.#containers = containers;
+    this.#sandbox = (containers[0] as ContainerDetail).sandbox;
     this.#peer = peer;
     this.#operation = operation;
     this.#session = session;
   }
 
-  static async begin(node: Node, container: ContainerDetail, peer: string, operation: Operation): Promise<Outgoing> {
+  static async begin(
+    node: Node,
+    containers: readonly ContainerDetail[],
+    peer: string,
+    operation: Operation,
+  ): Promise<Outgoing> {
     const { socket } = await operation.phase('connect', () =>
       connectPeer(node.config, peer, { kind: 'session', operation: operation.id }, operation.signal),
     );
-    return new Outgoing(node, container, peer, operation, sourceSession(socket));
+    return new Outgoing(node, containers, peer, operation, sourceSession(socket));
   }
 
   close(): void {
@@ -105,27 +121,24 @@ class Outgoing {
   }
 
   async run(): Promise<Result> {
-    const node = this.#node;
     const operation = this.#operation;
-    const container = this.#container;
-    const netns = networkOf(container.sandbox.pid);
-    const layer = await writableLayer(node.config.runtimeSocket, container.snapshotter, container.snapshotKey);
-    const addresses = await addressesOf(netns);
-
+    const addresses = await addressesOf(networkOf(this.#sandbox.pid));
+    const folders = await this.#folders();
     const placeholder = await operation.phase('placeholder', () => this.#offer(addresses));
-    await operation.phase('sync files', () => this.#sendFiles(layer));
+    await operation.phase('sync files', () => this.#sendFiles(folders));
 
     const entry: SourceEntry = {
       role: 'source',
       state: 'frozen',
       operation: operation.id,
       peer: this.#peer,
-      container: container.id,
-      sandbox: container.sandbox.id,
+      containers: this.#containers.map(({ id }) => id),
+      sandbox: this.#sandbox.id,
     };
-    const frozenMs = await this.#cutOver(entry, layer);
+    const frozenMs = await this.#cutOver(entry, folders);
+    const [containerId = '', ...others] = placeholder.containerIds;
     return operation.result({
-      containerId: placeholder.containerId,
+      containerId: others.length === 0 ? containerId : '',
       sandboxId: placeholder.sandboxId,
       node: this.#peer,
       mode: 'stop-and-copy',
@@ -134,48 +147,74 @@ class Outgoing {
     });
   }
 
+  /** Writable layers, emptyDirs and the pod's /dev/shm. */
+  async #folders(): Promise<MovingFolder[]> {
+    const { runtimeSocket } = this.#node.config;
+    const folders: MovingFolder[] = [];
+    for (const [container, { snapshotter, snapshotKey }] of this.#containers.entries()) {
+      const path = await writableLayer(runtimeSocket, snapshotter, snapshotKey);
+      folders.push({ path, stream: { of: 'layer', container } });
+    }
+    const volumes = new Map(
+      this.#containers.flatMap(({ config }) =>
+        volumesOf(config).map(({ name, hostPath }) => [name, hostPath] as const),
+      ),
+    );
+    for (const [volume, path] of volumes) folders.push({ path, stream: { of: 'volume', volume } });
+    const shm = await shmFolder((this.#containers[0] as ContainerDetail).spec);
+    if (shm !== undefined) folders.push({ path: shm, stream: { of: 'shm' } });
+    return folders;
+  }
+
   async #offer(addresses: Address[]) {
-    const { config, imageRef, image, pid, sandbox } = this.#container;
-    const { image: local } = await this.#node.cri.imageStatus(imageRef);
-    const memoryBytes = await residentBytes(await processesOf(await freezerOf(pid)));
-    await checkSpace(this.#node.config.imageDir, memoryBytes);
+    const { cri, config } = this.#node;
+    const processes = await Promise.all(this.#containers.map(async ({ pid }) => processesOf(await freezerOf(pid))));
+    const memoryBytes = await residentBytes(processes.flat());
+    await checkSpace(config.imageDir, memoryBytes);
+    const containers = this.#containers.map(async ({ config: own, imageRef, image }) => ({
+      config: Buffer.from(ContainerConfig.encode(own).finish()),
+      image,
+      imageRef: (await cri.imageStatus(imageRef)).image?.id ?? imageRef,
+    }));
     this.#send({
       offer: {
-        sandboxConfig: Buffer.from(PodSandboxConfig.encode(sandbox.config).finish()),
-        containerConfig: Buffer.from(ContainerConfig.encode(config).finish()),
-        runtimeHandler: sandbox.runtimeHandler,
-        image,
-        imageRef: local?.id ?? imageRef,
+        sandboxConfig: Buffer.from(PodSandboxConfig.encode(this.#sandbox.config).finish()),
+        runtimeHandler: this.#sandbox.runtimeHandler,
         addresses,
         memoryBytes: BigInt(memoryBytes),
+        containers: await Promise.all(containers),
       },
     });
     return this.#expect('prepared');
   }
 
   /**
-   * Everything between the freeze and the source's end. Before the commit any error thaws the container. Returns the
+   * Everything between the freeze and the source's end. Before the commit any error thaws the pod. Returns the
    * milliseconds from the freeze until the target served.
    */
-  async #cutOver(entry: SourceEntry, layer: string): Promise<number> {
+  async #cutOver(entry: SourceEntry, folders: readonly MovingFolder[]): Promise<number> {
     const node = this.#node;
     const operation = this.#operation;
     await using folder = await ImageFolder.make(node, operation.id, 'source');
-    await mkdir(folder.images, { mode: 0o700 });
     const frozenAt = operation.elapsedMs();
     let servedAt: number;
     {
-      await using frozen = await operation.phase('freeze', () => FrozenContainer.freeze(node, this.#container, entry));
-      const processes = (await frozen.processes()).length;
+      await using pod = await operation.phase('freeze', () => FrozenPod.freeze(node, this.#containers, entry));
+      const processes: number[] = [];
+      for (const { id } of this.#containers) processes.push((await pod.processes(id)).length);
       // Both are waited for, also when one fails: nothing may still work on a container that is thawed.
       await allOf([
-        operation.phase('dump', () => this.#dump(folder, frozen)),
-        operation.phase('sync files again', () => this.#sendFiles(layer)),
+        operation.phase('dump', () => this.#dump(folder, pod)),
+        operation.phase('sync files again', () => this.#sendFiles(folders)),
       ]);
       operation.throwIfCancelled();
-      await operation.phase('send memory', () =>
-        this.#sendStream('images', (socket, signal) => sendFolder(socket, folder.images, signal)),
-      );
+      await operation.phase('send memory', async () => {
+        for (const container of this.#containers.keys()) {
+          await this.#sendStream({ of: 'images', container }, (socket, signal) =>
+            sendFolder(socket, folder.imagesOf(container), signal),
+          );
+        }
+      });
       await operation.phase('restore', () => {
         this.#send({ restore: { tcpEstablished: true } });
         return this.#expect('poised');
@@ -185,7 +224,7 @@ class Outgoing {
         operation.commit();
         await node.journal.write({ ...entry, state: 'committed' });
       });
-      frozen.leaveFrozen();
+      pod.leaveFrozen();
       await operation.phase('resume', () => this.#resume({ ...entry, state: 'committed' }, processes));
       servedAt = operation.elapsedMs();
     }
@@ -193,17 +232,22 @@ class Outgoing {
     return servedAt - frozenAt;
   }
 
-  async #dump(folder: ImageFolder, frozen: FrozenContainer): Promise<void> {
-    try {
-      await dump(this.#container.id, folder.images, folder.path, { tcp: 'established' });
-    } catch (error) {
-      await keepLog(this.#node, join(folder.path, 'dump.log'), `${this.#operation.id}-dump.log`);
-      throw error;
+  async #dump(folder: ImageFolder, pod: FrozenPod): Promise<void> {
+    for (const [index, { id, name }] of this.#containers.entries()) {
+      const images = folder.imagesOf(index);
+      const work = dirname(images);
+      await mkdir(images, { recursive: true, mode: 0o700 });
+      try {
+        await dump(id, images, work, { tcp: 'established' });
+      } catch (error) {
+        await keepLog(this.#node, join(work, DUMP_LOG), `${this.#operation.id}-${name}-dump.log`);
+        throw error;
+      }
+      await pod.refreeze(id);
     }
-    await frozen.refreeze();
   }
 
-  async #resume(entry: SourceEntry, processes: number): Promise<void> {
+  async #resume(entry: SourceEntry, processes: number[]): Promise<void> {
     this.#send({ commit: { processes } });
     let failure: GantryError;
     try {
@@ -213,8 +257,8 @@ class Outgoing {
       failure = GantryError.from(error);
     }
     // Either the target failed, or nobody knows: settle() asks until it does, and thaws or ends the source accordingly.
-    this.isSettling = true;
-    const settled = settle(this.#node, entry).finally(() => this.#node.busy.delete(entry.container));
+    const settled = settle(this.#node, entry);
+    this.settling = settled;
     const limit = new Promise<'unknown'>((resolve) => setTimeout(resolve, SETTLE_LIMIT_MS, 'unknown').unref());
     switch (await Promise.race([settled, limit])) {
       case 'moved':
@@ -224,25 +268,23 @@ class Outgoing {
       default:
         throw new GantryError('OUTCOME_UNKNOWN', `peer ${this.#peer} was lost after the commit: ${failure.message}`, {
           cause: failure,
-          hint: 'the container stays frozen here; the agent keeps asking the peer and then thaws or removes it',
+          hint: 'the pod stays frozen here; the agent keeps asking the peer and then thaws or removes it',
         });
     }
   }
 
   async #finish(entry: SourceEntry): Promise<void> {
-    if (this.isSettling) return;
+    if (this.settling !== undefined) return;
     await settle(this.#node, entry, 'serving');
   }
 
-  #sendFiles(layer: string): Promise<void> {
-    return this.#sendStream('files', (socket, signal) => syncFiles(socket, layer, signal));
+  async #sendFiles(folders: readonly MovingFolder[]): Promise<void> {
+    for (const { path, stream } of folders)
+      await this.#sendStream(stream, (socket, signal) => syncFiles(socket, path, signal));
   }
 
   /** Sends one stream of data; what the target says about a failure is better than the broken pipe seen here. */
-  async #sendStream(
-    stream: 'files' | 'images',
-    send: (socket: TLSSocket, signal: AbortSignal) => Promise<number>,
-  ): Promise<void> {
+  async #sendStream(stream: Stream, send: (socket: TLSSocket, signal: AbortSignal) => Promise<number>): Promise<void> {
     const operation = this.#operation;
     const socket = await this.#connectStream(stream);
     const given = new AbortController();
@@ -258,7 +300,7 @@ class Outgoing {
       if (received.status === 'rejected') throw received.reason;
       if (sent.status === 'rejected') throw sent.reason;
       // tar takes a stream that ends early between two files for a whole one.
-      if (stream === 'images' && received.value.bytes !== BigInt(sent.value)) {
+      if (stream.of === 'images' && received.value.bytes !== BigInt(sent.value)) {
         throw new GantryError(
           'PEER_LOST',
           `peer ${this.#peer} received ${received.value.bytes} of ${sent.value} bytes`,
@@ -271,7 +313,7 @@ class Outgoing {
   }
 
   /** Errors: PEER_LOST, because the session was there before. */
-  async #connectStream(stream: 'files' | 'images'): Promise<TLSSocket> {
+  async #connectStream(stream: Stream): Promise<TLSSocket> {
     const purpose = { kind: 'data' as const, operation: this.#operation.id, stream };
     try {
       return (await connectPeer(this.#node.config, this.#peer, purpose, this.#operation.signal)).socket;

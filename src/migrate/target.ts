@@ -4,14 +4,19 @@ import type { TLSSocket } from 'node:tls';
 import type { Node } from '../agent/node.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
 import { checkSpace, ImageFolder } from '../checkpoint/images.ts';
-import { PoisedContainer, verifyRunning } from '../checkpoint/restore-container.ts';
+import { shareOutIpc } from '../checkpoint/ipc.ts';
+import { PoisedPod, verifyRunning } from '../checkpoint/restore-container.ts';
+import { checkName } from '../checkpoint/trust.ts';
+import { shmFolder, volumesOf, withOwnVolumes } from '../checkpoint/volumes.ts';
 import { GantryError } from '../errors.ts';
 import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
-import { type Offer, type SourceMessage, TargetMessage } from '../gen/gantry/v1/peer.ts';
+import { type Offer, type OfferedContainer, type SourceMessage, TargetMessage } from '../gen/gantry/v1/peer.ts';
 import { type Address, replaceAddresses } from '../network/address.ts';
 import { shut } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
+import type { SandboxDetail } from '../runtime/cri.ts';
 import { criuVersion } from '../runtime/criu.ts';
+import type { Stream } from '../transfer/peer.ts';
 import { type Session, targetSession } from '../transfer/session.ts';
 import { receiveFiles, receiveFolder } from '../transfer/streams.ts';
 import type { TargetEntry } from './journal.ts';
@@ -19,7 +24,7 @@ import { refuseTaken, removePlaceholder, serve } from './placeholder.ts';
 import { untilDone } from './retry.ts';
 
 /**
- * One container that a peer moves here: the target's side of the handover. Until the commit has come, the end of the
+ * One pod that a peer moves here: the target's side of the handover. Until the commit has come, the end of the
  * peer's connection, or any error, undoes everything.
  */
 export class Incoming {
@@ -29,7 +34,9 @@ export class Incoming {
   readonly #session: Session<SourceMessage, TargetMessage>;
   #entry: TargetEntry | undefined;
   #folder: ImageFolder | undefined;
-  #layer = '';
+  /** Once everything of the placeholder is there. */
+  #made: Made | undefined;
+  #streams = 0;
   /** Streams of data under way, and what ends them together with the rest. */
   readonly #receiving = new Set<Promise<number>>();
   readonly #over = new AbortController();
@@ -49,9 +56,13 @@ export class Incoming {
       const { offer } = await this.#expect('offer');
       const addresses = offer.addresses.map((address) => ({ ...address, family: address.family as Address['family'] }));
       await this.#prepare(offer, addresses);
-      log.info('placeholder-made', { ...about, sandbox: this.#entry?.sandbox, container: this.#entry?.container });
+      log.info('placeholder-made', {
+        ...about,
+        sandbox: this.#entry?.sandbox,
+        containers: this.#entry?.containers.map(({ id }) => id),
+      });
       await this.#takeOver(addresses);
-      log.info('migration-serving', { ...about, container: this.#entry?.container });
+      log.info('migration-serving', { ...about, containers: this.#entry?.containers.map(({ id }) => id) });
     } catch (error) {
       const { reason, message, hint } = GantryError.from(error);
       log.warn('migration-failed', { ...about, reason, message });
@@ -63,21 +74,23 @@ export class Incoming {
   }
 
   /** Receives one stream of data on a connection of its own. */
-  async receive(stream: 'files' | 'images', socket: TLSSocket): Promise<void> {
+  async receive(stream: Stream, socket: TLSSocket): Promise<void> {
     const { signal } = this.#over;
     const end = () => void socket.destroy();
     signal.addEventListener('abort', end, { once: true });
     try {
       const folder = this.#folder;
-      if (folder === undefined || this.#layer === '' || signal.aborted)
+      const made = this.#made;
+      if (folder === undefined || made === undefined || signal.aborted)
         throw new GantryError('USAGE', 'data before the placeholder was made, or after its end');
+      const into = whereTo(stream, made, folder);
       const receiving =
-        stream === 'files'
-          ? receiveFiles(socket, this.#layer, folder.path, signal)
-          : receiveFolder(socket, folder.images, signal);
+        stream.of === 'images'
+          ? receiveFolder(socket, into, signal)
+          : receiveFiles(socket, into, join(folder.path, `rsync-${this.#streams++}.conf`), signal);
       this.#receiving.add(receiving);
       const bytes = await receiving.finally(() => this.#receiving.delete(receiving));
-      this.#send({ received: { stream, bytes: BigInt(bytes) } });
+      this.#send({ received: { bytes: BigInt(bytes) } });
     } catch (error) {
       const { reason, message, hint } = GantryError.from(error);
       this.#send({ failed: { reason, message, hint } });
@@ -90,19 +103,18 @@ export class Incoming {
   async #prepare(offer: Offer, addresses: Address[]): Promise<void> {
     const node = this.#node;
     const { cri, config } = node;
+    if (offer.containers.length === 0) throw new GantryError('USAGE', 'an offer of no container');
     await criuVersion();
     await checkSpace(config.imageDir, Number(offer.memoryBytes));
-    await this.#checkImage(offer);
+    for (const container of offer.containers) await this.#checkImage(container);
     this.#folder = await ImageFolder.make(node, this.#operation, 'target');
 
     const sandboxConfig = PodSandboxConfig.decode(offer.sandboxConfig);
-    const containerConfig = ContainerConfig.decode(offer.containerConfig);
-    // By its ID, as kubelet does: the tag may mean another image here.
-    if (containerConfig.image !== undefined) {
-      containerConfig.image.image = offer.imageRef;
-      containerConfig.image.userSpecifiedImage ||= offer.image;
-    }
     const { name = '', namespace = '', uid = '', attempt = 0 } = sandboxConfig.metadata ?? {};
+    // It becomes part of a path.
+    checkName(uid);
+    const configs: ContainerConfig[] = [];
+    for (const container of offer.containers) configs.push(await withOwnVolumes(node, configOf(container), uid));
     await refuseTaken(node, { name, namespace, uid, attempt });
     await this.#write({
       role: 'target',
@@ -111,48 +123,67 @@ export class Incoming {
       peer: this.peer,
       sandboxMetadata: { name, namespace, uid, attempt },
       sandbox: '',
-      container: '',
-      processes: 0,
+      containers: [],
     });
     // What kubelet would have made.
     if (sandboxConfig.logDirectory !== '') {
-      await mkdir(join(sandboxConfig.logDirectory, dirname(containerConfig.logPath)), { recursive: true });
+      for (const { logPath } of configs)
+        await mkdir(join(sandboxConfig.logDirectory, dirname(logPath)), { recursive: true });
     }
     const sandbox = await cri.runSandbox(sandboxConfig, offer.runtimeHandler);
     await this.#write({ sandbox });
-    const { pid } = await cri.describeSandbox(sandbox);
+    const detail = await cri.describeSandbox(sandbox);
+    const netns = networkOf(detail.pid);
     // Shut before it has the address: the source still answers for it.
-    await shut(networkOf(pid));
-    await replaceAddresses(networkOf(pid), addresses);
-    const container = await cri.createContainer(sandbox, containerConfig, sandboxConfig);
-    await this.#write({ container });
-    const { snapshotter, snapshotKey } = await cri.describe(container);
-    this.#layer = await writableLayer(config.runtimeSocket, snapshotter, snapshotKey);
-    this.#send({ prepared: { sandboxId: sandbox, containerId: container } });
+    await shut(netns);
+    await replaceAddresses(netns, addresses);
+    const layers: string[] = [];
+    let shm: string | undefined;
+    for (const own of configs) {
+      const id = await cri.createContainer(sandbox, own, sandboxConfig);
+      await this.#write({ containers: [...(this.#entry?.containers ?? []), { id, processes: 0, stopped: [] }] });
+      const { snapshotter, snapshotKey, spec } = await cri.describe(id);
+      layers.push(await writableLayer(config.runtimeSocket, snapshotter, snapshotKey));
+      shm ??= await shmFolder(spec);
+    }
+    const volumes = new Map(
+      configs.flatMap((own) => volumesOf(own).map(({ name: volume, hostPath }) => [volume, hostPath] as const)),
+    );
+    this.#made = { sandbox: detail, layers, volumes, shm };
+    const containerIds = this.#entry?.containers.map(({ id }) => id) ?? [];
+    this.#send({ prepared: { sandboxId: sandbox, containerIds } });
   }
 
   async #takeOver(addresses: Address[]): Promise<void> {
     const node = this.#node;
-    const { container, sandbox } = this.#entry as TargetEntry;
+    const { containers } = this.#entry as TargetEntry;
+    const { sandbox } = this.#made as Made;
     const folder = this.#folder as ImageFolder;
     const { restore } = await this.#expect('restore');
-    await using poised = await PoisedContainer.restore(node, this.#operation, container, folder, {
+    const coming = containers.map(({ id }, index) => ({ id, from: { images: folder.imagesOf(index) } }));
+    if (coming.length > 1) await shareOutIpc(coming.map(({ from }) => from.images));
+    await using poised = await PoisedPod.restore(node, this.#operation, sandbox, coming, {
       tcp: restore.tcpEstablished ? 'established' : 'none',
     });
     this.#send({ poised: {} });
 
     const { commit } = await this.#expect('commit');
-    await this.#write({ state: 'resuming', processes: commit.processes });
-    await poised.resume();
-    await verifyRunning(node, container, commit.processes);
+    const running = containers.map(({ id }, index) => ({
+      id,
+      processes: commit.processes[index] ?? 1,
+      stopped: [...(poised.stopped.get(id) ?? [])],
+    }));
+    await this.#write({ state: 'resuming', containers: running });
+    await poised.resume({ keepShut: true });
+    for (const { id, processes } of running) await verifyRunning(node, id, processes);
     await this.#write({ state: 'serving' });
     // From here on it lives here.
-    await untilDone(node, 'open-network', () => serve(node, sandbox, addresses));
+    await untilDone(node, 'open-network', () => serve(node, sandbox.id, addresses));
     this.#send({ serving: {} });
     await folder[Symbol.asyncDispose]();
   }
 
-  async #checkImage({ image, imageRef }: Offer): Promise<void> {
+  async #checkImage({ image, imageRef }: OfferedContainer): Promise<void> {
     const { image: here } = await this.#node.cri.imageStatus(imageRef);
     if (here === undefined) {
       throw new GantryError(
@@ -195,4 +226,37 @@ export class Incoming {
     if (wanted === undefined) throw new GantryError('PEER_LOST', `peer ${this.peer} did not say "${kind}"`);
     return { [kind]: wanted } as { [P in K]: NonNullable<SourceMessage[P]> };
   }
+}
+
+/** The placeholder. */
+interface Made {
+  readonly sandbox: SandboxDetail;
+  /** Writable layers, in the offer's order. */
+  readonly layers: readonly string[];
+  /** Folders of the emptyDirs by name. */
+  readonly volumes: ReadonlyMap<string, string>;
+  readonly shm: string | undefined;
+}
+
+/** A folder of this node: never one that the peer names. Errors: USAGE, for one that was not offered. */
+function whereTo(stream: Stream, { layers, volumes, shm }: Made, folder: ImageFolder): string {
+  const found = {
+    layer: () => (stream.of === 'layer' ? layers[stream.container] : undefined),
+    images: () =>
+      stream.of === 'images' && stream.container in layers ? folder.imagesOf(stream.container) : undefined,
+    volume: () => (stream.of === 'volume' ? volumes.get(stream.volume) : undefined),
+    shm: () => shm,
+  }[stream.of]?.();
+  if (found === undefined) throw new GantryError('USAGE', `the offer has nothing for ${JSON.stringify(stream)}`);
+  return found;
+}
+
+/** By the image's ID, as kubelet does: the tag may mean another one here. */
+function configOf({ config, image, imageRef }: OfferedContainer): ContainerConfig {
+  const own = ContainerConfig.decode(config);
+  if (own.image !== undefined) {
+    own.image.image = imageRef;
+    own.image.userSpecifiedImage ||= image;
+  }
+  return own;
 }

@@ -17,9 +17,12 @@ import { errnoOf, GantryError, messageOf, REASONS, type Reason } from '../errors
  * belongs to that purpose: messages of a migration's session, or the bytes of one stream.
  */
 
+/** What a stream of data carries: of a container, by its place in the offer, or of the pod. */
+export type Stream = { of: 'layer' | 'images'; container: number } | { of: 'volume'; volume: string } | { of: 'shm' };
+
 export type Purpose =
   | { kind: 'session'; operation: string }
-  | { kind: 'data'; operation: string; stream: 'files' | 'images' }
+  | { kind: 'data'; operation: string; stream: Stream }
   | { kind: 'outcome'; operation: string }
   | { kind: 'done'; operation: string }
   /** What the peer's node has, for a check; the answer is JSON up to the end of the connection. */
@@ -27,7 +30,8 @@ export type Purpose =
 
 type Answer = { ok: true; outcome?: string } | { ok: false; reason: Reason; message: string; hint: string };
 
-const ALPN = 'gantry/1';
+/** The version of everything that two agents say to each other. */
+const ALPN = 'gantry/2';
 const LINE_LIMIT = 4096;
 const CONNECT_LIMIT_MS = 5000;
 

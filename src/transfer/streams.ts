@@ -1,14 +1,13 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import { writeDurably } from '../durable.ts';
 import { GantryError } from '../errors.ts';
 
 /*
- * Bulk data between two agents, one connection each: CRIU's images as a tar stream, the writable layer by rsync. The
+ * Bulk data between two agents, one connection each: CRIU's images as a tar stream, other folders by rsync. The
  * receiving side never takes a path from the sender: tar unpacks into one given folder, and rsync runs as a daemon
  * whose only module is the folder (chrooted there).
  *
@@ -30,7 +29,7 @@ export async function sendFolder(socket: TLSSocket, folder: string, signal?: Abo
 
 /** Unpacks what {@link sendFolder} sends into `folder`. Returns the bytes received: the sender compares. */
 export async function receiveFolder(socket: TLSSocket, folder: string, signal?: AbortSignal): Promise<number> {
-  await mkdir(folder, { mode: 0o700 });
+  await mkdir(folder, { recursive: true, mode: 0o700 });
   const tar = start('tar', ['-C', folder, '--no-same-owner', '-xf', '-'], ['pipe', 'ignore', 'pipe'], signal);
   const received = pump(socket, tar.stdio[0] as Writable);
   await finished(tar, `receiving the checkpoint into ${folder}`, signal);
@@ -42,7 +41,7 @@ export async function syncFiles(socket: TLSSocket, folder: string, signal?: Abor
   // rsync talks to its other end through the "remote shell" it is given; this one only joins two descriptors. It has to
   // end with the remote side, as ssh does: rsync waits for it.
   const shell = "sh -c 'exec 5<&0; cat <&5 >&4 & exec cat <&3'";
-  const args = ['-aHAXS', '--numeric-ids', '--delete', '--timeout=60', `--rsh=${shell}`, `${folder}/`, 'peer::layer/'];
+  const args = ['-aHAXS', '--numeric-ids', '--delete', '--timeout=60', `--rsh=${shell}`, `${folder}/`, 'peer::folder/'];
   const rsync = start('rsync', args, ['ignore', 'ignore', 'pipe', 'pipe', 'pipe'], signal);
   pump(socket, rsync.stdio[3] as Writable);
   const sent = pump(rsync.stdio[4] as Readable, socket);
@@ -50,14 +49,13 @@ export async function syncFiles(socket: TLSSocket, folder: string, signal?: Abor
   return sent.bytes;
 }
 
-/** The receiving end of {@link syncFiles}. `folder` must exist; `work` is a private folder for rsync's configuration. */
+/** The receiving end of {@link syncFiles}. `folder` must exist; `configuration` is the path of a file for rsync's. */
 export async function receiveFiles(
   socket: TLSSocket,
   folder: string,
-  work: string,
+  configuration: string,
   signal?: AbortSignal,
 ): Promise<number> {
-  const configuration = join(work, 'rsyncd.conf');
   const options = [
     'uid = 0',
     'gid = 0',
@@ -68,7 +66,7 @@ export async function receiveFiles(
   ];
   await writeDurably(
     configuration,
-    `reverse lookup = no\nlog file = /dev/null\n[layer]\npath = ${folder}\n${options.join('\n')}\n`,
+    `reverse lookup = no\nlog file = /dev/null\n[folder]\npath = ${folder}\n${options.join('\n')}\n`,
   );
   try {
     const rsync = start('rsync', ['--server', '--daemon', `--config=${configuration}`, '.'], 'pipe', signal);
