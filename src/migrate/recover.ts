@@ -13,6 +13,7 @@ import { addressesOf } from '../network/address.ts';
 import { endRestores } from '../runtime/ticket.ts';
 import type { Entry, OutputEntry, SourceEntry, TargetEntry } from './journal.ts';
 import { removePlaceholder, serve } from './placeholder.ts';
+import { sourceRecovery, targetRecovery } from './protocol.ts';
 import { untilDone } from './retry.ts';
 import { endDumped, leavePaused, settle, thawSource } from './settle.ts';
 
@@ -66,10 +67,15 @@ function recoverEntry(node: Node, entry: Entry): Promise<void> {
 }
 
 async function recoverSource(node: Node, entry: SourceEntry): Promise<void> {
-  if (entry.state === 'frozen') return thawSource(node, entry);
-  if (entry.state === 'paused') return leavePaused(node, entry);
-  if (entry.peer === '') return endDumped(node, entry);
-  await settle(node, entry);
+  switch (sourceRecovery(entry.state)) {
+    case 'thaw':
+      return thawSource(node, entry);
+    case 'let go':
+      return leavePaused(node, entry);
+    case 'settle':
+      if (entry.peer === '') return endDumped(node, entry);
+      await settle(node, entry);
+  }
 }
 
 async function removeOutput(node: Node, entry: OutputEntry): Promise<void> {
@@ -78,29 +84,27 @@ async function removeOutput(node: Node, entry: OutputEntry): Promise<void> {
 }
 
 async function recoverTarget(node: Node, entry: TargetEntry): Promise<void> {
-  switch (entry.state) {
-    case 'preparing':
+  switch (targetRecovery(entry.state, entry.state === 'resuming' && (await allRuns(node, entry)))) {
+    case 'forget':
       await removePlaceholder(node, entry);
       return node.journal.remove(entry);
-    case 'resuming': {
-      // The restore ended with the agent that waited for it, or it runs: the runtime knows.
-      const runs = await verifyRunning(node, entry.container, entry.processes).then(
-        () => true,
-        () => false,
-      );
-      if (!runs) {
-        await removePlaceholder(node, entry);
-        return node.journal.write({ ...entry, state: 'failed' });
-      }
+    case 'fail':
+      await removePlaceholder(node, entry);
+      return node.journal.write({ ...entry, state: 'failed' });
+    case 'serve':
       await node.journal.write({ ...entry, state: 'serving' });
       return openAgain(node, entry);
-    }
-    case 'serving':
-      if (await node.journal.isOld(entry)) return node.journal.remove(entry);
+    case 'open':
       return openAgain(node, entry);
-    case 'failed':
-      if (await node.journal.isOld(entry)) await node.journal.remove(entry);
   }
+}
+
+/** The restore ended with the agent that waited for it, or it runs: the runtime knows. */
+function allRuns(node: Node, { container, processes }: TargetEntry): Promise<boolean> {
+  return verifyRunning(node, container, processes).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** The pod may have been removed since: then there is nothing to open. */
