@@ -4,6 +4,7 @@ import { nodeFacts } from '../check/proc/node.ts';
 import { GantryError } from '../errors.ts';
 import type { Purpose } from '../transfer/peer.ts';
 import type { TargetEntry } from './journal.ts';
+import { mayForget } from './protocol.ts';
 import { Incoming } from './target.ts';
 
 /** Takes the connections of peers and gives each to the migration that it belongs to. */
@@ -45,7 +46,7 @@ export class Acceptor {
         return void socket.end();
       case 'done': {
         const entry = this.#entryOf(peer, operation);
-        if (entry?.state === 'serving' || entry?.state === 'failed') await this.#node.journal.remove(entry);
+        if (entry !== undefined && mayForget(entry.state)) await this.#node.journal.remove(entry);
         answer({ ok: true });
         return void socket.end();
       }

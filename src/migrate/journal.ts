@@ -1,19 +1,17 @@
-import { readdir, readFile, rm, stat } from 'node:fs/promises';
+import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makePrivateFolder, removeDurably, writeDurably } from '../durable.ts';
 import { GantryError } from '../errors.ts';
+import { mayFollow, type SourceState, type TargetState } from './protocol.ts';
 
 const VERSION = 1;
-const OLD_MS = 24 * 60 * 60 * 1000;
 
 /**
  * What each side must know after a crash, one durable file per migration and side.
  *
- *   source:  frozen ──▶ committed ──▶ (removed)        frozen: may thaw; committed: never runs again unless the target
- *               └─────▶ paused ─────▶ (removed)        durably says that it failed; a checkpoint's container is ended;
- *                                                      paused: stays frozen until somebody lets it go on
- *   target:  preparing ──▶ resuming ──▶ serving        preparing: remove the placeholder; resuming: look whether it runs
- *                  └───────────┴──────▶ failed
+ *   source, target: docs/handover.md; of a checkpoint:
+ *            frozen ──▶ committed ──▶ (removed)        committed: the container is ended
+ *               └─────▶ paused ─────▶ (removed)        paused: stays frozen until somebody lets it go on
  *
  *   restore: creating ──▶ (removed)                    creating: remove the container
  *
@@ -29,7 +27,7 @@ interface Common {
 /** Containers of a pod that are being dumped: to a peer, or (peer "") into a checkpoint. */
 export interface SourceEntry extends Common {
   role: 'source';
-  state: 'frozen' | 'committed' | 'paused';
+  state: SourceState;
   /** IDs. */
   containers: string[];
   sandbox: string;
@@ -39,7 +37,7 @@ export interface SourceEntry extends Common {
 
 export interface TargetEntry extends Common {
   role: 'target';
-  state: 'preparing' | 'resuming' | 'serving' | 'failed';
+  state: TargetState;
   /** What the runtime reserves for a sandbox: finds it also when its ID was never learned. */
   sandboxMetadata: { name: string; namespace: string; uid: string; attempt: number };
   sandbox: string;
@@ -77,19 +75,6 @@ export interface OutputEntry extends Common {
   path: string;
 }
 
-const NEXT: Record<Entry['role'], Record<string, readonly string[]>> = {
-  source: { '': ['frozen'], frozen: ['committed', 'paused'], committed: [], paused: [] },
-  target: {
-    '': ['preparing'],
-    preparing: ['preparing', 'resuming', 'failed'],
-    resuming: ['serving', 'failed'],
-    serving: [],
-    failed: [],
-  },
-  restore: { '': ['creating'], creating: [] },
-  output: { '': ['writing'], writing: [] },
-};
-
 /** The journal of one node's migrations. Only legal transitions are written. */
 export class Journal {
   readonly #folder: string;
@@ -121,7 +106,7 @@ export class Journal {
 
   async write(entry: Entry): Promise<void> {
     const from = this.stateOf(entry.role, entry.operation);
-    if (!NEXT[entry.role][from]?.includes(entry.state)) {
+    if (!mayFollow(entry.role, from, entry.state)) {
       throw new GantryError('INTERNAL', `illegal step of the ${entry.role}: from "${from}" to "${entry.state}"`);
     }
     await writeDurably(this.#file(entry), `${JSON.stringify({ version: VERSION, ...entry })}\n`);
@@ -131,12 +116,6 @@ export class Journal {
   async remove(entry: Entry): Promise<void> {
     await removeDurably(this.#file(entry));
     this.#entries.delete(key(entry));
-  }
-
-  /** Whether an entry was last written so long ago that nobody will ask for it any more. */
-  async isOld(entry: Entry): Promise<boolean> {
-    const { mtimeMs } = await stat(this.#file(entry));
-    return Date.now() - mtimeMs > OLD_MS;
   }
 
   /** One side of a migration as it stands on disk, undefined when nothing is known of it. */

@@ -14,6 +14,7 @@ import { shut } from '../network/shield.ts';
 import { endRestores } from '../runtime/ticket.ts';
 import type { Entry, OutputEntry, SourceEntry, TargetEntry } from './journal.ts';
 import { removePlaceholder, serve } from './placeholder.ts';
+import { sourceRecovery, targetRecovery } from './protocol.ts';
 import { untilDone } from './retry.ts';
 import { endDumped, leavePaused, settle, thawSource } from './settle.ts';
 
@@ -69,10 +70,15 @@ function recoverEntry(node: Node, entry: Entry): Promise<void> {
 }
 
 async function recoverSource(node: Node, entry: SourceEntry): Promise<void> {
-  if (entry.state === 'frozen') return thawSource(node, entry);
-  if (entry.state === 'paused') return leavePaused(node, entry);
-  if (entry.peer === '') return endDumped(node, entry);
-  await settle(node, entry);
+  switch (sourceRecovery(entry.state)) {
+    case 'thaw':
+      return thawSource(node, entry);
+    case 'let go':
+      return leavePaused(node, entry);
+    case 'settle':
+      if (entry.peer === '') return endDumped(node, entry);
+      await settle(node, entry);
+  }
 }
 
 async function removeOutput(node: Node, entry: OutputEntry): Promise<void> {
@@ -81,29 +87,27 @@ async function removeOutput(node: Node, entry: OutputEntry): Promise<void> {
 }
 
 async function recoverTarget(node: Node, entry: TargetEntry): Promise<void> {
-  switch (entry.state) {
-    case 'preparing':
+  switch (targetRecovery(entry.state, entry.state === 'resuming' && (await allRuns(node, entry)))) {
+    case 'forget':
       await removePlaceholder(node, entry);
       return node.journal.remove(entry);
-    case 'resuming': {
-      // The restore ended with the agent that waited for it, or it runs: the runtime knows.
-      const runs = await goOn(node, entry).then(
-        () => true,
-        () => false,
-      );
-      if (!runs) {
-        await removePlaceholder(node, entry);
-        return node.journal.write({ ...entry, state: 'failed' });
-      }
+    case 'fail':
+      await removePlaceholder(node, entry);
+      return node.journal.write({ ...entry, state: 'failed' });
+    case 'serve':
       await node.journal.write({ ...entry, state: 'serving' });
       return openAgain(node, entry);
-    }
-    case 'serving':
-      if (await node.journal.isOld(entry)) return node.journal.remove(entry);
+    case 'open':
       return openAgain(node, entry);
-    case 'failed':
-      if (await node.journal.isOld(entry)) await node.journal.remove(entry);
   }
+}
+
+/** The restore ended with the agent that waited for it, or it runs: the runtime knows. */
+function allRuns(node: Node, entry: TargetEntry): Promise<boolean> {
+  return goOn(node, entry).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** Several containers were all restored before the commit, and may not have been told yet to go on. */

@@ -11,6 +11,7 @@ import type { ContainerDetail } from '../runtime/cri.ts';
 import { findProcesses } from '../runtime/processes.ts';
 import { connectPeer } from '../transfer/peer.ts';
 import type { SourceEntry } from './journal.ts';
+import { type Answer, afterOutcome } from './protocol.ts';
 import { untilDone } from './retry.ts';
 
 /**
@@ -18,16 +19,16 @@ import { untilDone } from './retry.ts';
  * target durably says that it failed (or knows nothing: it rolled back before it saw the commit), and asks again for as
  * long as nobody can say. Also what a restarted agent does with such an entry.
  */
-export async function settle(node: Node, entry: SourceEntry, known = ''): Promise<'moved' | 'thawed'> {
+export async function settle(node: Node, entry: SourceEntry, known?: Answer): Promise<'moved' | 'thawed'> {
   for (let attempt = 0; ; attempt++) {
-    const outcome = known || (await askOutcome(node, entry, attempt));
-    if (outcome === 'serving') {
-      await untilDone(node, 'remove-source', () => removeSource(node, entry));
-      return 'moved';
-    }
-    if (outcome === 'failed' || outcome === 'none') {
-      await untilDone(node, 'thaw-source', () => thawSource(node, entry));
-      return 'thawed';
+    const outcome = known ?? (await askOutcome(node, entry, attempt));
+    switch (afterOutcome(outcome)) {
+      case 'end':
+        await untilDone(node, 'remove-source', () => removeSource(node, entry));
+        return 'moved';
+      case 'thaw':
+        await untilDone(node, 'thaw-source', () => thawSource(node, entry));
+        return 'thawed';
     }
     // "preparing" and "resuming" end soon; a peer that cannot be reached is asked ever more rarely.
     await sleep(outcome === 'unreachable' ? Math.min(500 * (attempt + 1), 10_000) : 100);
@@ -106,18 +107,18 @@ async function describe(node: Node, entry: SourceEntry): Promise<{ containers: C
   return { containers, netns: pid > 0 ? networkOf(pid) : '' };
 }
 
-async function askOutcome(node: Node, { peer, operation }: SourceEntry, attempt: number): Promise<string> {
+async function askOutcome(node: Node, { peer, operation }: SourceEntry, attempt: number): Promise<Answer> {
   try {
     const { socket, outcome } = await connectPeer(node.config, peer, { kind: 'outcome', operation });
     socket.destroy();
-    return outcome || 'none';
+    return (outcome || 'none') as Answer;
   } catch (error) {
     if (attempt % 10 === 0) node.log.warn('migration-outcome-unknown', { operation, peer, why: messageOf(error) });
     return 'unreachable';
   }
 }
 
-/** The target keeps its entry until it hears this; one that never does drops it after a day. */
+/** The target keeps its entry until it hears this. */
 async function tellDone(node: Node, { peer, operation }: SourceEntry): Promise<void> {
   const { socket } = await connectPeer(node.config, peer, { kind: 'done', operation });
   socket.destroy();

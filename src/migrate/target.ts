@@ -203,6 +203,8 @@ export class Incoming {
     await Promise.allSettled(this.#receiving);
     await this.#folder?.[Symbol.asyncDispose]();
     if (entry === undefined) return;
+    // It lives here, and may have been reached. A restarted agent opens its network again.
+    if (entry.state === 'serving') return;
     await untilDone(this.#node, 'remove-placeholder', () => removePlaceholder(this.#node, entry));
     // After the commit the source asks, maybe later, and must find the answer.
     if (entry.state === 'resuming') await this.#write({ state: 'failed' });

@@ -73,7 +73,8 @@ test('its emptyDirs go with it', async () => {
   const a = nodeNamed(lab, 'a');
   using cri = new Cri(a.runtimeSocket);
   await cri.removeSandbox(pod.sandbox);
-  const left = async () => (await labExec(NAME, 'a', ['sh', '-c', 'ls /var/lib/gantry/restored-volumes 2>/dev/null || true'])).stdout;
+  const left = async () =>
+    (await labExec(NAME, 'a', ['sh', '-c', 'ls /var/lib/gantry/restored-volumes 2>/dev/null || true'])).stdout;
   for (let tries = 0; tries < 300 && (await left()) !== ''; tries++) await new Promise((done) => setTimeout(done, 100));
   expect(await left()).toBe('');
 });
