@@ -185,7 +185,8 @@ describe('kubelet sees nothing of', () => {
     const remember = [
       'sh',
       '-c',
-      'id=$(cat /proc/sys/kernel/random/uuid); while :; do echo $id > /id; sleep 0.05; done',
+      // Renamed into its place: one who reads it never finds it empty.
+      'id=$(cat /proc/sys/kernel/random/uuid); while :; do echo $id > /new; mv /new /id; sleep 0.05; done',
     ];
     const one = await kubelet.runPod('remembering', lab.images.busybox, remember);
     await watched();
