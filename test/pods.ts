@@ -90,7 +90,8 @@ export async function addContainer(
   return container;
 }
 
-async function podAddress(cri: Cri, sandbox: string, nodePid: number): Promise<string> {
+/** Of the sandbox's network, as this machine reaches it. */
+export async function podAddress(cri: Cri, sandbox: string, nodePid: number): Promise<string> {
   const { pid } = await cri.describeSandbox(sandbox);
   // The PID is the node's; its /proc shows it to this machine.
   const [address] = await addressesOf(`/proc/${nodePid}/root/proc/${pid}/ns/net`);

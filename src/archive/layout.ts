@@ -1,3 +1,4 @@
+import { isAbsolute, normalize } from 'node:path';
 import { GantryError, messageOf } from '../errors.ts';
 import type { Sum } from './writer.ts';
 
@@ -28,6 +29,9 @@ export const DUMP_LOG = 'dump.log';
 /** Ours: what is in the archive, and whose state it is. The last member. */
 export const MANIFEST = 'gantry.json';
 
+/** CRIU's link to the images of the dump before; only in a folder, and only where the manifest says so. */
+export const PARENT_LINK = `${IMAGES}/parent`;
+
 const TOP = new Set([
   ...[LAYER, DELETED, SHM, CONFIG, SPEC, STATUS, CONTAINERD_STATUS, LOG, STATISTICS, DUMP_LOG, MANIFEST],
   ...['network.status', 'bind.mounts', 'restore.log', 'pod.options', 'pod.dump'],
@@ -39,7 +43,7 @@ const IN_IMAGES = /^checkpoint\/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
 /** Whether a member may be unpacked under its name; those that others add are passed over. */
 export function isKnown(name: string): boolean {
-  return TOP.has(name) || IN_IMAGES.test(name) || IN_VOLUMES.test(name);
+  return TOP.has(name) || (IN_IMAGES.test(name) && name !== PARENT_LINK) || IN_VOLUMES.test(name);
 }
 
 export interface Volume {
@@ -50,6 +54,17 @@ export interface Volume {
   /** Of an emptyDir whose content is in the archive (of this container, or of another one of its pod); else "". */
   readonly name: string;
 }
+
+/** The checkpoint before, which has the pages that were not written since. */
+export interface Parent {
+  /** Relative path from the folder of this one to that of the parent. */
+  readonly folder: string;
+  /** Of the parent's manifest. */
+  readonly sha256: string;
+}
+
+/** Why something is refused. */
+export const NO_PARENT = 'it says that it has a parent, which only folders have';
 
 /** What became of open TCP connections: there were none, they are in it, or they were left out and are closed. */
 export type TcpMode = 'none' | 'established' | 'close';
@@ -84,6 +99,8 @@ export interface Manifest {
   readonly volumes: readonly Volume[];
   readonly tcp: TcpMode;
   readonly processes: number;
+  /** Only of a folder. */
+  readonly parent?: Parent;
   /** Of every other member. */
   readonly members: Readonly<Record<string, Sum>>;
 }
@@ -99,7 +116,17 @@ export function parseManifest(text: string, where: string): Manifest {
     manifest.members !== null &&
     Array.isArray(manifest.volumes);
   if (!isWhole) throw bad(where, `its ${MANIFEST} lacks fields`);
+  const { parent } = manifest;
+  if (parent !== undefined && !isParent(parent)) throw bad(where, `its ${MANIFEST} does not say what its parent is`);
   return manifest;
+}
+
+function isParent(parent: unknown): parent is Parent {
+  if (typeof parent !== 'object' || parent === null) return false;
+  const { folder, sha256 } = parent as Record<string, unknown>;
+  if (typeof folder !== 'string' || typeof sha256 !== 'string') return false;
+  const isPlain = normalize(folder) === folder && !/^$|\/$|\0/.test(folder);
+  return isPlain && !isAbsolute(folder) && /^[0-9a-f]{64}$/.test(sha256);
 }
 
 /** What every manifest has in common. Errors: BAD_ARCHIVE, UNSUPPORTED. */

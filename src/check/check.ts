@@ -1,5 +1,6 @@
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
+import { trackedSince } from '../checkpoint/tracked.ts';
 import { GantryError } from '../errors.ts';
 import type { CheckRequest, Result } from '../gen/gantry/v1/agent.ts';
 import { type ContainerFacts, factsOf, lookAgain } from './facts.ts';
@@ -46,7 +47,8 @@ export async function check(node: Node, request: CheckRequest, operation: Operat
   const checked = await operation.phase('watch memory', () =>
     Promise.all(
       early.map(async (facts): Promise<Checked> => {
-        const dirty = await dirtyRate(facts.areas, windowSeconds * 1000, signal);
+        const isTracked = (await trackedSince(node, facts.id)) !== undefined;
+        const dirty = await dirtyRate(facts.areas, windowSeconds * 1000, signal, isTracked);
         return judge({ ...facts, later: await lookAgain(facts) }, dirty);
       }),
     ),

@@ -13,6 +13,7 @@ import {
   LAYER,
   LOG,
   MANIFEST,
+  type Parent,
   parseManifest,
   SHM,
   SPEC,
@@ -46,10 +47,12 @@ import { FrozenPod } from './freeze.ts';
 import { checkSpace, keepLog } from './images.ts';
 import { packFolder, packLayer } from './layer.ts';
 import { configDump, containerdStatus, manifestOf, statusDump } from './metadata.ts';
+import { checkWanted, trackingOf } from './parent.ts';
 import { checkDumpable } from './preflight.ts';
 import { relink } from './relink.ts';
 import { selectedOf } from './selected.ts';
 import { occupy, targetOf } from './target.ts';
+import { forgetTracked, rememberTracked } from './tracked.ts';
 import { addVolumes, shmFolder } from './volumes.ts';
 
 const TCP_MODES: Readonly<Record<string, TcpMode>> = { '': 'none', established: 'established', close: 'close' };
@@ -71,7 +74,12 @@ export async function checkpoint(node: Node, request: CheckpointRequest, operati
     for (const detail of all) await checkDumpable(detail);
     return all;
   });
-  const job = { node, request, options, operation };
+  const [only] = details;
+  const tracking =
+    only === undefined || isPod
+      ? { options: {} }
+      : await operation.phase('check', () => trackingOf(node, only.id, request));
+  const job = { node, request, options: { ...options, ...tracking.options }, parent: tracking.parent, operation };
   if (isPod) await writePod(job, details);
   else await writeContainer(job, details[0] as ContainerDetail);
   return operation.result({
@@ -86,6 +94,7 @@ interface Job {
   readonly node: Node;
   readonly request: CheckpointRequest;
   readonly options: CriuOptions;
+  readonly parent: Parent | undefined;
   readonly operation: Operation;
 }
 
@@ -94,7 +103,10 @@ async function writeContainer(job: Job, container: ContainerDetail): Promise<voi
   if (request.output !== '') {
     await using destination = await FolderDestination.open(node, operation.id, request.output);
     const write = (frozen: Frozen) => dumpInto(job, frozen, destination);
-    await writeFrozen(job, [container], write, () => destination.seal());
+    await writeFrozen(job, [container], write, async () => {
+      await destination.seal();
+      if (job.options.tracksMemory) await rememberTracked(node, container.id, destination.sha256);
+    });
     return;
   }
   await using archive = await openArchive(job);
@@ -174,6 +186,7 @@ function optionsOf(request: CheckpointRequest): CriuOptions {
   if (recipients.length > 0 && archive === '') throw new GantryError('USAGE', 'only an archive can be encrypted');
   if (request.leaveRunning && request.pause)
     throw new GantryError('USAGE', 'the container either goes on or stays paused');
+  checkWanted(request);
   checkLines(criuOptions);
   return { tcp: mode, lines: criuOptions, ...(timeoutSeconds > 0 && { timeoutMs: timeoutSeconds * 1000 }) };
 }
@@ -244,7 +257,11 @@ async function writeFrozen(
 }
 
 /** Everything that is of one container. */
-async function dumpInto({ node, options, operation }: Job, one: Frozen, destination: Destination): Promise<void> {
+async function dumpInto(
+  { node, options, parent, operation }: Job,
+  one: Frozen,
+  destination: Destination,
+): Promise<void> {
   const { container, pod, layer, imageId, hasShm, savedVolumes } = one;
   const { work } = destination;
   const pids = await pod.processes(container.id);
@@ -252,6 +269,7 @@ async function dumpInto({ node, options, operation }: Job, one: Frozen, destinat
   await destination.expect(processes);
   await using names = new AsyncDisposableStack();
   await operation.phase('dump', async () => {
+    if (options.tracksMemory) await forgetTracked(node, container.id);
     const outcome = await dump(container.id, destination.images, work, options).then(
       () => undefined,
       (error: unknown) => error,
@@ -271,7 +289,8 @@ async function dumpInto({ node, options, operation }: Job, one: Frozen, destinat
     await addMetadata(node, container, destination);
     await addIfThere(destination, STATISTICS, join(work, STATISTICS));
     await addIfThere(destination, DUMP_LOG, join(work, DUMP_LOG));
-    await destination.finish(await manifestOf(node, container, { tcp: options.tcp, processes, imageId }));
+    const dumped = { tcp: options.tcp, processes, imageId, ...(parent !== undefined && { parent }) };
+    await destination.finish(await manifestOf(node, container, dumped));
   });
 }
 

@@ -2,7 +2,16 @@ import { createHash } from 'node:crypto';
 import { type FileHandle, link, mkdir, open, readdir, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
-import { type Compression, DUMP_LOG, IMAGES, MANIFEST, type Manifest, STATISTICS } from '../archive/layout.ts';
+import { ancestorsOf, sumOfManifest } from '../archive/chain.ts';
+import {
+  type Compression,
+  DUMP_LOG,
+  IMAGES,
+  MANIFEST,
+  type Manifest,
+  parseManifest,
+  STATISTICS,
+} from '../archive/layout.ts';
 import { type Annotations, writeLayout } from '../archive/oci.ts';
 import { ArchiveOutput } from '../archive/output.ts';
 import type { PlannedArchive } from '../archive/planned.ts';
@@ -89,9 +98,18 @@ export class FolderDestination implements Destination {
     return Promise.resolve();
   }
 
-  /** Makes it a checkpoint: the manifest comes when everything else is on the disk. */
+  /** Of the manifest's text; once it is finished. */
+  get sha256(): string {
+    return sumOfManifest(this.#manifest);
+  }
+
+  /**
+   * Makes it a checkpoint: the manifest comes when everything else is on the disk. Errors: BAD_ARCHIVE, when CRIU has not
+   * linked the parent that the manifest says, or that is another one by now.
+   */
   async seal(): Promise<void> {
     await run('sync', ['-f', this.work], { timeoutMs: 600_000 });
+    await ancestorsOf(this.work, parseManifest(this.#manifest, this.work));
     await this.add(MANIFEST, this.#manifest);
     await syncFolder(this.work);
     await this.#unfinished.done();

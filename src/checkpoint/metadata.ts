@@ -1,6 +1,6 @@
 import { arch, release } from 'node:os';
 import type { Node } from '../agent/node.ts';
-import { type Manifest, type TcpMode, VERSION } from '../archive/layout.ts';
+import { type Manifest, VERSION } from '../archive/layout.ts';
 import { ContainerConfig, type ContainerStatus, PodSandboxConfig } from '../gen/cri.ts';
 import { addressesOf } from '../network/address.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
@@ -65,10 +65,10 @@ export function containerdStatus(container: ContainerDetail, { createdAt, starte
 export async function manifestOf(
   node: Node,
   container: ContainerDetail,
-  dumped: { readonly tcp: TcpMode; readonly processes: number; readonly imageId: string },
+  dumped: Pick<Manifest, 'tcp' | 'processes' | 'parent'> & { readonly imageId: string },
 ): Promise<Omit<Manifest, 'members'>> {
   const { sandbox } = container;
-  const { tcp, processes, imageId } = dumped;
+  const { tcp, processes, imageId, parent } = dumped;
   return {
     version: VERSION,
     created: new Date().toISOString(),
@@ -91,6 +91,7 @@ export async function manifestOf(
     volumes: volumesOf(container.config),
     tcp,
     processes,
+    ...(parent !== undefined && { parent }),
   };
 }
 

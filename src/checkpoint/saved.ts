@@ -1,6 +1,7 @@
 import { readdir, readFile, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
+import { ancestorsOf } from '../archive/chain.ts';
 import {
   bad,
   CONFIG,
@@ -10,6 +11,7 @@ import {
   LAYER,
   MANIFEST,
   type Manifest,
+  NO_PARENT,
   parseManifest,
   SHM,
   SPEC,
@@ -19,6 +21,8 @@ import {
 import { archiveIn } from '../archive/oci.ts';
 import { checkPod } from '../archive/pod.ts';
 import { type ReadOptions, readArchive, type Unpacked } from '../archive/reader.ts';
+import { checkEarlierPages } from '../criu/earlier.ts';
+import { folderSource, type ImageSource } from '../criu/source.ts';
 import { exists } from '../durable.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
@@ -79,7 +83,7 @@ export class Saved implements Images, AsyncDisposable {
       throw new GantryError('NOT_FOUND', `there is no checkpoint ${path}: ${messageOf(error)}`, { cause: error });
     });
     const archive = found.isDirectory() ? await archiveIn(path) : path;
-    if (archive === undefined) return [new Saved(path, await manifestIn(path), [])];
+    if (archive === undefined) return [await Saved.#inFolder(path)];
     await using stack = new AsyncDisposableStack();
     const folder = stack.use(await ImageFolder.make(node, operation, 'target'));
     const { bavail, bsize } = await statfs(folder.path);
@@ -115,6 +119,21 @@ export class Saved implements Images, AsyncDisposable {
     return [first, ...others];
   }
 
+  /** Of its parents, if it has any, only the memory is of use: all of that is to be there. */
+  static async #inFolder(path: string): Promise<Saved> {
+    const manifest = await manifestIn(path);
+    const ancestors = await ancestorsOf(path, manifest);
+    if (ancestors.length > 0) {
+      const folders = [path, ...ancestors.map(({ folder }) => folder)];
+      const chain = folders.reduceRight<ImageSource | undefined>(
+        (parent, folder) => ({ ...folderSource(join(folder, IMAGES)), parent }),
+        undefined,
+      );
+      if (chain !== undefined) await checkEarlierPages(chain);
+    }
+    return new Saved(path, manifest, []);
+  }
+
   static async #from(path: string, folder: string, { sums, manifest, ignored, left }: Unpacked): Promise<Saved> {
     if (!sums.has(SPEC) && manifest === undefined) throw bad(path, `it has neither ${MANIFEST} nor ${SPEC}`);
     const warnings = ignored.map((name) => `${name} has no meaning here, and was left out`);
@@ -123,6 +142,7 @@ export class Saved implements Images, AsyncDisposable {
       return new Saved(folder, await foreignManifest(path, folder), warnings);
     }
     const parsed = parseManifest(manifest, path);
+    if (parsed.parent !== undefined) throw bad(path, NO_PARENT);
     checkSums(path, parsed, sums, left);
     return new Saved(folder, parsed, warnings);
   }
@@ -181,7 +201,8 @@ export class Saved implements Images, AsyncDisposable {
   }
 }
 
-async function manifestIn(folder: string): Promise<Manifest> {
+/** Of a checkpoint in a folder. Errors: NOT_FOUND, BAD_ARCHIVE, UNSUPPORTED. */
+export async function manifestIn(folder: string): Promise<Manifest> {
   const text = await readFile(join(folder, MANIFEST), 'utf8').catch((error: unknown) => {
     throw new GantryError('NOT_FOUND', `${folder} holds no checkpoint (no ${MANIFEST})`, { cause: error });
   });

@@ -10,6 +10,8 @@ interface Options {
   output?: string;
   archive?: string;
   oci?: string;
+  parent?: string;
+  trackMemory: boolean;
   compress: string;
   recipient: string[];
   leaveRunning: boolean;
@@ -41,6 +43,11 @@ export function checkpointCommand(): Command {
     .option('--archive <file>', 'archive to make; it must not exist yet')
     .option('--output <dir>', 'folder to make, of one container; it must not exist yet')
     .option('--oci <dir>', 'folder to make, an OCI image layout with the archive as its layer; it must not exist yet')
+    .option(
+      '--parent <dir>',
+      'with --output: only what was written since this checkpoint, the last one of the container',
+    )
+    .option('--track-memory', 'with --output: another one with this one for its --parent is to follow', false)
     .addOption(
       new Option('--compress <how>', 'compression of the archive; the container stands still for it')
         .choices(COMPRESSIONS)
@@ -76,10 +83,16 @@ too. gantry restore starts a container from any of them; gantry swap puts one in
 The container is frozen while it is dumped. Compression and encryption make that longer; without them memory goes from
 CRIU into the archive once.
 
+With --parent a folder has only the pages that were written since the last checkpoint, and needs that one's folder, in its
+place and unchanged, for as long as it is to be restored. The first of such a chain is made with --track-memory. The kernel
+has to mark written pages for it (CONFIG_MEM_SOFT_DIRTY).
+
 Examples:
   gantry checkpoint redis --archive /var/tmp/redis.tar --leave-running --tcp established
   gantry checkpoint redis --archive /var/tmp/redis.tar.zst --compress zstd --recipient age1...
   gantry checkpoint redis --output /var/tmp/redis-1 --pause
+  gantry checkpoint redis --output /var/tmp/redis-1 --leave-running --track-memory
+  gantry checkpoint redis --output /var/tmp/redis-2 --leave-running --parent /var/tmp/redis-1
   gantry checkpoint redis --oci /var/tmp/image --leave-running && skopeo copy oci:/var/tmp/image docker://...`,
     )
     .action(async (container: string, options: Options) => {
@@ -96,6 +109,8 @@ function requestFor(container: string, options: Options): CheckpointRequest {
   const path = (given: string | undefined) => (given === undefined ? '' : resolve(given));
   if ([output, archive, oci].filter((one) => one !== undefined).length !== 1)
     throw new GantryError('USAGE', 'where to? one of --archive, --output and --oci');
+  if (output === undefined && (options.parent !== undefined || options.trackMemory))
+    throw new GantryError('USAGE', 'an archive or an image stands alone: --parent and --track-memory need --output');
   if (output !== undefined && options.compress !== 'none')
     throw new GantryError('USAGE', '--compress is for archives: use --archive or --oci');
   if (archive === undefined && options.recipient.length > 0)
@@ -115,6 +130,8 @@ function requestFor(container: string, options: Options): CheckpointRequest {
     output: path(output),
     archive: path(archive),
     image: path(oci),
+    parent: path(options.parent),
+    trackMemory: options.trackMemory,
     compression: options.compress,
     recipients: options.recipient,
     leaveRunning,

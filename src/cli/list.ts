@@ -58,6 +58,11 @@ function summaryOf({ name, path, packing, sizeBytes, modified, state, why, facts
   };
 }
 
+function kindOf(packing: Found['packing'], facts: Found['facts']): string {
+  if (facts?.parent !== undefined) return `folder, after ${facts.parent}`;
+  return packing === 'plain' ? 'archive' : packing;
+}
+
 function textOf(found: readonly Found[]): string {
   const rows = found.map(({ name, packing, sizeBytes, state, facts }) => [
     name,
@@ -66,7 +71,7 @@ function textOf(found: readonly Found[]): string {
     facts === undefined ? '?' : facts.image.name || facts.image.id || '-',
     facts === undefined ? '?' : facts.created || '-',
     formatBytes(sizeBytes),
-    packing === 'plain' ? 'archive' : packing,
+    kindOf(packing, facts),
     WHOLE[state],
   ]);
   const heading = ['NAME', 'POD', 'CONTAINER', 'IMAGE', 'CREATED', 'SIZE', 'KIND', 'WHOLE'];

@@ -5,16 +5,20 @@ import type { ImageSource } from './source.ts';
 
 /** The images of one checkpoint by kind and number. Errors of its functions: BAD_ARCHIVE, and those of the source. */
 export class ImageSet {
-  readonly #source: ImageSource;
+  readonly source: ImageSource;
+  /** Of the dump before. */
+  readonly parent: ImageSet | undefined;
   readonly #names: ReadonlySet<string>;
 
-  private constructor(source: ImageSource, names: readonly string[]) {
-    this.#source = source;
+  private constructor(source: ImageSource, names: readonly string[], parent: ImageSet | undefined) {
+    this.source = source;
+    this.parent = parent;
     this.#names = new Set(names);
   }
 
   static async open(source: ImageSource): Promise<ImageSet> {
-    return new ImageSet(source, await source.names());
+    const parent = source.parent === undefined ? undefined : await ImageSet.open(source.parent);
+    return new ImageSet(source, await source.names(), parent);
   }
 
   has(kind: Kind, id?: number | bigint | string): boolean {
@@ -31,7 +35,7 @@ export class ImageSet {
   async read<K extends Kind>(kind: K, id?: number | bigint | string): Promise<Image<K> | undefined> {
     if (!this.has(kind, id)) return undefined;
     const file = fileOf(kind, id);
-    return decodeImage(file, await this.#source.read(file), kind);
+    return decodeImage(file, await this.source.read(file), kind);
   }
 
   /** None when the checkpoint does not have the image. */

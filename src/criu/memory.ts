@@ -101,7 +101,7 @@ export async function readProcessMemory(
 }
 
 /** In bytes; what the kernel has told the process, 4096 when that is not in the image. */
-function pageSizeOf({ mm_saved_auxv: auxv }: MmEntry): number {
+export function pageSizeOf({ mm_saved_auxv: auxv }: MmEntry): number {
   for (let index = 0; index + 1 < auxv.length; index += 2) {
     const size = auxv[index + 1];
     if (auxv[index] === AT_PAGESZ && size !== undefined && PAGE_SIZES.has(size)) return Number(size);

@@ -2,13 +2,17 @@ import type { PagemapEntry } from '../gen/criu.ts';
 import { badImage } from './cursor.ts';
 import type { ImageSet } from './image-set.ts';
 import { fileOf } from './kinds.ts';
+import type { ImageSource } from './source.ts';
 
 /** Bits of pagemap_entry.flags: CRIU's criu/include/pagemap.h. */
 export const PARENT = 1;
 const LAZY = 2;
 export const PRESENT = 4;
 
-/** Where the bytes of a range are: in the pages image, in that of an earlier dump, or still with the process. */
+/**
+ * Where the bytes of a range are: in a pages image, in that of an earlier dump which is not at hand (or does not have them), or
+ * still with the process.
+ */
 export type Whereabouts = 'present' | 'parent' | 'lazy' | 'absent';
 
 /** A run of pages that are in one place. */
@@ -19,6 +23,14 @@ export interface PageRun {
   readonly where: Whereabouts;
   /** Of its first byte in the pages image; only meaningful when it is present. */
   readonly offset: number;
+  /** The pages image of an earlier dump that has it; undefined: the map's own. */
+  readonly earlier?: PagesImage | undefined;
+}
+
+interface PagesImage {
+  readonly source: ImageSource;
+  /** Its file. */
+  readonly pages: string;
 }
 
 export interface PageMap {
@@ -34,8 +46,65 @@ export interface PageMap {
 
 export type PageMapKind = 'PAGEMAP' | 'SHMEM_PAGEMAP';
 
-/** undefined when the checkpoint does not have it: of a process that has ended, of memory nobody has written. */
+/**
+ * With a dump before at hand, what is there is found there, as CRIU does it (its criu/pagemap.c, read_parent_page).
+ * undefined when the checkpoint does not have it: of a process that has ended, of memory nobody has written.
+ */
 export async function readPageMap(
+  images: ImageSet,
+  kind: PageMapKind,
+  id: number | bigint | string,
+  pageSize: number,
+): Promise<PageMap | undefined> {
+  const own = await readOwnPageMap(images, kind, id, pageSize);
+  if (own === undefined || images.parent === undefined || !own.runs.some(({ where }) => where === 'parent')) return own;
+  const before = await readPageMap(images.parent, kind, id, pageSize);
+  return before === undefined ? own : { ...own, runs: inEarlier(own.runs, before, images.parent.source) };
+}
+
+/** Replaces each run that is in the dump before by the parts of which that is made up. Both are in the order of addresses. */
+function inEarlier(runs: readonly PageRun[], before: PageMap, source: ImageSource): PageRun[] {
+  const found: PageRun[] = [];
+  let index = 0;
+  for (const run of runs) {
+    if (run.where !== 'parent') {
+      found.push(run);
+      continue;
+    }
+    let at = run.start;
+    for (; at < run.end; index++) {
+      const part = before.runs[index];
+      if (part === undefined || part.start >= run.end) break;
+      if (part.end <= at || part.where !== 'present') continue;
+      const [start, end] = [max(part.start, at), min(part.end, run.end)];
+      if (start > at) found.push({ ...run, start: at, end: start });
+      const { earlier = { source, pages: before.pages } } = part;
+      found.push({ start, end, where: 'present', offset: part.offset + Number(start - part.start), earlier });
+      at = end;
+      // It may reach into the next run.
+      if (part.end >= run.end) break;
+    }
+    if (at < run.end) found.push({ ...run, start: at });
+  }
+  return found;
+}
+
+/** A part of a run that is present. Errors: BAD_ARCHIVE, when the pages image is shorter than its map says. */
+export async function readRun(
+  source: ImageSource,
+  map: PageMap,
+  run: PageRun,
+  at: bigint,
+  length: number,
+): Promise<Buffer> {
+  const { source: images, pages } = run.earlier ?? { source, pages: map.pages };
+  const from = run.offset + Number(at - run.start);
+  const bytes = await images.read(pages, from, length);
+  if (bytes.length < length) throw badImage(pages, `it ends before the ${length} bytes its map puts here`, from);
+  return bytes;
+}
+
+async function readOwnPageMap(
   images: ImageSet,
   kind: PageMapKind,
   id: number | bigint | string,
@@ -76,7 +145,7 @@ function pagesFile(id = 0): string {
   return `pages-${id}.img`;
 }
 
-/** For each of some ranges, in order and without overlaps: how many bytes of it are present. */
+/** For each of some ranges, in order and without overlaps: how many bytes of it are in this checkpoint's own pages. */
 export function presentBytes(
   map: PageMap,
   ranges: readonly { readonly start: bigint; readonly end: bigint }[],
@@ -85,7 +154,8 @@ export function presentBytes(
   return ranges.map(({ start, end }) => {
     let bytes = 0n;
     for (let run = map.runs[index]; run !== undefined && run.start < end; run = map.runs[index]) {
-      if (run.where === 'present' && run.end > start) bytes += min(run.end, end) - max(run.start, start);
+      if (run.where === 'present' && run.earlier === undefined && run.end > start)
+        bytes += min(run.end, end) - max(run.start, start);
       // It may reach into the next range.
       if (run.end > end) break;
       index++;

@@ -1,5 +1,5 @@
 import { badImage } from './cursor.ts';
-import { max, min, type PageMap, type PageRun, type Whereabouts } from './page-map.ts';
+import { max, min, type PageMap, type PageRun, readRun, type Whereabouts } from './page-map.ts';
 import type { ImageSource } from './source.ts';
 
 /** A range of a process's memory, from address to address. */
@@ -27,10 +27,7 @@ export async function readMemory(source: ImageSource, map: PageMap, range: Addre
     if (run.start > at) return { missing: 'absent' };
     if (run.where !== 'present') return { missing: run.where };
     const length = Number(min(run.end, range.end) - at);
-    const from = run.offset + Number(at - run.start);
-    const bytes = await source.read(map.pages, from, length);
-    if (bytes.length < length) throw badImage(map.pages, `it ends before the ${length} bytes its map puts here`, from);
-    parts.push(bytes);
+    parts.push(await readRun(source, map, run, at, length));
     at += BigInt(length);
   }
   return at < range.end ? { missing: 'absent' } : { bytes: Buffer.concat(parts) };

@@ -13,6 +13,8 @@ export interface ImageSource {
    * @param length in bytes; to the end when left out
    */
   read(name: string, from?: number, length?: number): Promise<Buffer>;
+  /** Of the dump before, which has the pages that were not written since. */
+  readonly parent?: ImageSource | undefined;
 }
 
 /** A folder may be a stranger's: no link out of it is followed, and no FIFO is waited for. */

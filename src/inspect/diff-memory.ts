@@ -1,8 +1,7 @@
 import type { CheckpointImages } from '../criu/checkpoint.ts';
-import { badImage } from '../criu/cursor.ts';
 import { ImageSet } from '../criu/image-set.ts';
 import type { Mapping } from '../criu/memory.ts';
-import { type PageMap, type PageRun, readPageMap } from '../criu/page-map.ts';
+import { type PageMap, type PageRun, readPageMap, readRun } from '../criu/page-map.ts';
 import type { Process } from '../criu/process.ts';
 import type { AddressRange } from '../criu/read-memory.ts';
 import type { ImageSource } from '../criu/source.ts';
@@ -17,7 +16,7 @@ export interface PageCounts {
   removed: number;
   changed: number;
   same: number;
-  /** Not in one of both, but elsewhere: in an earlier dump, or still with the process. */
+  /** Not in one of both, but elsewhere: in an earlier dump that is not at hand, or still with the process. */
   unknown: number;
 }
 
@@ -162,11 +161,7 @@ async function changedPages(
 }
 
 async function bytesOf({ source, map }: Side, run: PageRun, start: bigint, length: number): Promise<Buffer> {
-  const file = map?.pages ?? '';
-  const from = run.offset + Number(start - run.start);
-  const bytes = await source.read(file, from, length);
-  if (bytes.length < length) throw badImage(file, `it ends before the ${length} bytes its map puts here`, from);
-  return bytes;
+  return map === undefined ? Buffer.alloc(0) : readRun(source, map, run, start, length);
 }
 
 interface Piece {

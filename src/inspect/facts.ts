@@ -19,6 +19,8 @@ export interface Facts {
   readonly runtime: string;
   /** What became of open TCP connections; '' when only the images could tell. */
   readonly connections: TcpMode | '';
+  /** Of a folder that has only the pages written since: relative path to the folder before. */
+  readonly parent?: string;
 }
 
 /** Errors: BAD_ARCHIVE, for a file of another maker that is no JSON. */
@@ -39,6 +41,7 @@ export async function readFacts(checkpoint: Checkpoint): Promise<Facts> {
     architecture: word(node?.architecture),
     runtime: word(sandbox.runtimeHandler) || 'default',
     connections: word(manifest.tcp) as TcpMode | '',
+    ...(manifest.parent === undefined ? {} : { parent: manifest.parent.folder }),
   };
 }
 

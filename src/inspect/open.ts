@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises';
-import { bad, IMAGES, MANIFEST, type Manifest, parseManifest, SPEC, STATISTICS } from '../archive/layout.ts';
+import { ancestorsOf } from '../archive/chain.ts';
+import { bad, IMAGES, MANIFEST, type Manifest, NO_PARENT, parseManifest, SPEC, STATISTICS } from '../archive/layout.ts';
 import { archiveIn } from '../archive/oci.ts';
 import { checkPod, type PodManifest } from '../archive/pod.ts';
 import type { ImageSource } from '../criu/source.ts';
@@ -46,7 +47,10 @@ export async function openAll(path: string, options: OpenOptions = {}): Promise<
   const rest = { path, packing, sizeBytes };
   const dispose = { [Symbol.asyncDispose]: () => own[Symbol.asyncDispose]() };
   try {
-    if (containers.size === 0) return { ...dispose, containers: [await Checkpoint.of('', { ...rest, members: own })] };
+    if (containers.size === 0) {
+      const checkpoint = await Checkpoint.of('', { ...rest, members: own });
+      return { ...dispose, containers: [archive === undefined ? await withParents(checkpoint) : checkpoint] };
+    }
     const texts = new Map<string, string>();
     const all: Checkpoint[] = [];
     for (const [name, members] of containers) {
@@ -71,11 +75,13 @@ export class Checkpoint implements AsyncDisposable {
   readonly members: Members;
   /** undefined: it was not made by gantry. */
   readonly manifest: Manifest | undefined;
+  /** Of a folder that has only what was written since. */
+  readonly parent: Checkpoint | undefined;
   #owner: AsyncDisposable | undefined;
 
   private constructor(
     name: string,
-    fields: Pick<Checkpoint, 'path' | 'packing' | 'sizeBytes' | 'members' | 'manifest'>,
+    fields: Pick<Checkpoint, 'path' | 'packing' | 'sizeBytes' | 'members' | 'manifest' | 'parent'>,
   ) {
     this.name = name;
     this.path = fields.path;
@@ -83,6 +89,7 @@ export class Checkpoint implements AsyncDisposable {
     this.sizeBytes = fields.sizeBytes;
     this.members = fields.members;
     this.manifest = fields.manifest;
+    this.parent = fields.parent;
   }
 
   /** Its members stay their owner's to dispose. Errors: BAD_ARCHIVE, UNSUPPORTED. */
@@ -95,7 +102,13 @@ export class Checkpoint implements AsyncDisposable {
     if (text === undefined && !members.has(SPEC) && !members.has(`${IMAGES}/inventory.img`))
       throw bad(members.where, `it has neither ${MANIFEST} nor ${SPEC} nor images of CRIU`);
     const manifest = text === undefined ? undefined : parseManifest(text, members.where);
-    return new Checkpoint(name, { ...fields, manifest });
+    if (manifest?.parent !== undefined && fields.packing !== 'folder') throw bad(members.where, NO_PARENT);
+    return new Checkpoint(name, { ...fields, manifest, parent: undefined });
+  }
+
+  /** The same one, with what it needs. */
+  after(parent: Checkpoint): Checkpoint {
+    return new Checkpoint(this.name, { ...this, parent });
   }
 
   /** The one container of a checkpoint, or one of a pod's by its name. Errors: as for {@link openAll}; USAGE without a name. */
@@ -130,6 +143,7 @@ export class Checkpoint implements AsyncDisposable {
       },
       read: (name, from, length) =>
         members.read(members.has(`${prefix}${name}`) ? `${prefix}${name}` : name, from, length),
+      parent: this.parent?.images,
     };
   }
 
@@ -141,6 +155,19 @@ export class Checkpoint implements AsyncDisposable {
 interface Files extends MembersOfAll {
   readonly packing: Checkpoint['packing'];
   readonly sizeBytes: number;
+}
+
+/** Folders have nothing to be disposed. Errors: BAD_ARCHIVE, UNSUPPORTED. */
+async function withParents(checkpoint: Checkpoint): Promise<Checkpoint> {
+  const { path, manifest } = checkpoint;
+  const ancestors = manifest === undefined ? [] : await ancestorsOf(path, manifest);
+  let parent: Checkpoint | undefined;
+  for (const { folder } of ancestors.reverse()) {
+    const { own, packing, sizeBytes } = await openFolder(folder);
+    const one = await Checkpoint.of('', { path: folder, packing, sizeBytes, members: own });
+    parent = parent === undefined ? one : one.after(parent);
+  }
+  return parent === undefined ? checkpoint : checkpoint.after(parent);
 }
 
 async function openFolder(path: string): Promise<Files> {

@@ -20,6 +20,8 @@ export interface Removal {
   readonly created: string;
   readonly sizeBytes: number;
   readonly why: string;
+  /** What has it for a parent, and goes before it. */
+  readonly neededBy?: readonly string[];
 }
 
 export interface LeftAlone {
@@ -28,10 +30,10 @@ export interface LeftAlone {
 }
 
 export interface Plan {
-  /** The oldest of each container first. */
+  /** The oldest of each container first; but what needs another one before that. */
   readonly removals: readonly Removal[];
   readonly kept: readonly string[];
-  /** What was not recognised, and what is damaged or cannot be read. */
+  /** What was not recognised, what is damaged or cannot be read, and what something else needs that stays. */
   readonly leftAlone: readonly LeftAlone[];
 }
 
@@ -75,7 +77,35 @@ export function planOf({ found, others }: Survey, folder: string, limits: Limits
     }
     removals.push(...goes.reverse());
   }
-  return { removals, kept, leftAlone };
+  return withoutNeeded({ removals, kept, leftAlone }, found);
+}
+
+/** A parent stays as long as something needs it that stays. */
+function withoutNeeded({ removals, kept, leftAlone }: Plan, found: readonly Found[]): Plan {
+  const children = new Map<string, string[]>();
+  for (const { path, parent } of found)
+    if (parent !== undefined) children.set(parent, [...(children.get(parent) ?? []), path]);
+  if (children.size === 0) return { removals, kept, leftAlone };
+  let goes = new Map(removals.map((one) => [one.path, one]));
+  const needed: LeftAlone[] = [];
+  for (let before = -1; before !== goes.size; ) {
+    before = goes.size;
+    goes = new Map(
+      [...goes].filter(([path]) => {
+        const child = children.get(path)?.find((one) => !goes.has(one));
+        if (child !== undefined) needed.push({ path, why: `${child} needs it: part of that one's memory is in it` });
+        return child === undefined;
+      }),
+    );
+  }
+  const ordered = new Map<string, Removal>();
+  const put = (removal: Removal): void => {
+    const neededBy = children.get(removal.path) ?? [];
+    for (const child of neededBy) if (!ordered.has(child)) put(goes.get(child) as Removal);
+    ordered.set(removal.path, neededBy.length === 0 ? removal : { ...removal, neededBy });
+  };
+  for (const removal of goes.values()) put(removal);
+  return { removals: [...ordered.values()], kept, leftAlone: [...leftAlone, ...needed] };
 }
 
 function reasonToLeave(
@@ -128,6 +158,11 @@ export async function carryOut(
   const failed: LeftAlone[] = [];
   for (const removal of removals) {
     if (signal?.aborted) break;
+    const child = removal.neededBy?.find((path) => failed.some((one) => one.path === path));
+    if (child !== undefined) {
+      failed.push({ path: removal.path, why: `${child} needs it` });
+      continue;
+    }
     try {
       await rm(removal.path, { recursive: true });
       done.push(removal);

@@ -1,5 +1,6 @@
 import { lstat, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { identityOf, parentOf } from '../archive/chain.ts';
 import { CONFIG, IMAGES, isKnown, MANIFEST, SPEC } from '../archive/layout.ts';
 import { archiveIn } from '../archive/oci.ts';
 import { contentOf } from '../archive/reader.ts';
@@ -27,6 +28,8 @@ export interface Found {
   readonly why: string;
   /** Whose it is, as far as it was read. */
   readonly facts?: Facts;
+  /** Of a folder: its parent's path, if that is in the same place. */
+  readonly parent?: string;
   /** Of a folder: something in it that no checkpoint has, and that somebody must have put there. */
   readonly stranger?: string;
 }
@@ -63,7 +66,20 @@ export async function survey(folder: string, options: SurveyOptions): Promise<Su
     if (one === undefined) others.push(name);
     else found.push(one);
   }
-  return { found, others };
+  return { found: await withParents(found), others };
+}
+
+async function withParents(found: readonly Found[]): Promise<Found[]> {
+  const folders = new Map<string | undefined, string>();
+  for (const { path, packing } of found)
+    if (packing === 'folder') folders.set(await identityOf(path).catch(() => undefined), path);
+  return await Promise.all(
+    found.map(async (one) => {
+      const identity = one.packing === 'folder' ? await parentOf(one.path) : undefined;
+      const parent = identity === undefined ? undefined : folders.get(identity);
+      return parent === undefined ? one : { ...one, parent };
+    }),
+  );
 }
 
 async function recognise(folder: string, name: string, options: SurveyOptions): Promise<Found | undefined> {

@@ -40,7 +40,7 @@ export function tablesOf(inspection: Inspection, sections: Sections): Table[] {
 }
 
 function factRows(inspection: Inspection): string[][] {
-  const { container, pod, addresses, image, node, created, maker, criu, kernel, architecture } = inspection;
+  const { container, pod, addresses, image, node, created, maker, criu, kernel, architecture, parent } = inspection;
   const packing = inspection.packing === 'plain' ? 'archive' : inspection.packing;
   const tools = [maker, criu && `CRIU ${criu}`, kernel && `Linux ${kernel}`, architecture];
   const { dump } = inspection.statistics;
@@ -54,7 +54,7 @@ function factRows(inspection: Inspection): string[][] {
     ['runtime', inspection.runtime || '(unknown)'],
     ['addresses', addresses.join(', ') || '(unknown)'],
     ['connections', connectionsOf(inspection)],
-    ['memory', formatBytes(inspection.memoryBytes)],
+    ['memory', `${formatBytes(inspection.memoryBytes)}${parent === undefined ? '' : ` written since ${parent}`}`],
     ['volumes', volumesOf(inspection)],
     ['size', `${formatBytes(inspection.sizeBytes)}, ${packing}`],
     ['dump', dump ? `frozen for ${formatUs(dump.frozenUs)}, ${dump.pagesWritten} pages written` : '(unknown)'],

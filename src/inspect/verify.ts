@@ -4,6 +4,7 @@ import { bad, checkSums, DELETED, IMAGES, LAYER, MANIFEST, type Manifest, SHM, V
 import type { Sum } from '../archive/writer.ts';
 import { readImages } from '../criu/checkpoint.ts';
 import { badImage } from '../criu/cursor.ts';
+import { checkEarlierPages } from '../criu/earlier.ts';
 import { decodeImage } from '../criu/image.ts';
 import { kindOf } from '../criu/kinds.ts';
 import { flatten } from '../criu/process-tree.ts';
@@ -27,8 +28,21 @@ export interface Verified {
   readonly images: number;
 }
 
-/** Reads everything there is, and compares and decodes what can be. Errors: BAD_ARCHIVE, with the first thing that is wrong. */
+/**
+ * Reads everything there is, of its parents, too, and compares and decodes what can be.
+ * Errors: BAD_ARCHIVE, with the first thing that is wrong.
+ */
 export async function verify(checkpoint: Checkpoint, options: VerifyOptions = {}): Promise<Verified> {
+  const all = { members: 0, compared: 0, bytes: 0, images: 0 };
+  for (let one: Checkpoint | undefined = checkpoint; one !== undefined; one = one.parent) {
+    const verified = await verifyOne(one, options);
+    for (const key of ['members', 'compared', 'bytes', 'images'] as const) all[key] += verified[key];
+  }
+  if (checkpoint.parent !== undefined) await checkEarlierPages(checkpoint.images);
+  return all;
+}
+
+async function verifyOne(checkpoint: Checkpoint, options: VerifyOptions): Promise<Verified> {
   const { members, manifest, packing } = checkpoint;
   // Of a pod's it says which container, too.
   const path = members.where;
@@ -115,8 +129,16 @@ function deletedFiles(path: string, text: string | undefined): readonly string[]
   throw bad(path, `its ${DELETED} is no list of names`);
 }
 
-/** Whether every member that the manifest tells of is there in its size; nothing is read. undefined: it is. */
-export function incompleteness({ manifest, members }: Checkpoint): string | undefined {
+/** Whether every member that the manifest tells of is there in its size, also of its parents; nothing is read. undefined: it is. */
+export function incompleteness(checkpoint: Checkpoint): string | undefined {
+  for (let one = checkpoint.parent; one !== undefined; one = one.parent) {
+    const missing = missingIn(one);
+    if (missing !== undefined) return `of its parent ${one.path}: ${missing}`;
+  }
+  return missingIn(checkpoint);
+}
+
+function missingIn({ manifest, members }: Checkpoint): string | undefined {
   for (const [name, told] of Object.entries(manifest?.members ?? {})) {
     const found = members.sizes.get(name);
     if (found === undefined) return `it lacks ${name}`;

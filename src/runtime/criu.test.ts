@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { hintFor, parseCriuErrors, parseRuncVersion } from './criu.ts';
+import { checkLines, dumpOptions, hintFor, parseCriuErrors, parseRuncVersion } from './criu.ts';
 
 describe('parseCriuErrors', () => {
   it("takes the text of CRIU's error lines, of the main process and of restored ones", () => {
@@ -27,6 +27,35 @@ it.each([
   ['something that nobody knows', 'log folder'],
 ])('what to do about "%s" is told', (reason, says) => {
   expect(hintFor(reason)).toContain(says);
+});
+
+describe('of a dump', () => {
+  const fixed = ['checkpoint', '--image-path', '/b/checkpoint', '--work-path', '/b', '--leave-running', '--file-locks'];
+
+  it('that stands alone the kernel is to mark nothing', () => {
+    const options = { tcp: 'close', lines: ['tcp-skip-in-flight'] } as const;
+    expect(dumpOptions('/b/checkpoint', '/b', options)).toEqual({
+      args: fixed,
+      lines: ['network-lock skip', 'tcp-close', 'skip-in-flight'],
+    });
+  });
+
+  it('that others are to follow it is; runc is told of the one before by a relative path', () => {
+    const first = { tcp: 'none', tracksMemory: true } as const;
+    expect(dumpOptions('/b/checkpoint', '/b', first)).toEqual({
+      args: fixed,
+      lines: ['network-lock skip', 'track-mem'],
+    });
+    const next = { tcp: 'established', tracksMemory: true, parent: '../../a/checkpoint' } as const;
+    expect(dumpOptions('/b/checkpoint', '/b', next)).toEqual({
+      args: [...fixed, '--tcp-established', '--parent-path', '../../a/checkpoint'],
+      lines: ['network-lock skip', 'track-mem'],
+    });
+  });
+
+  it.each(['track-mem', 'prev-images-dir /x', 'auto-dedup'])('nobody else decides on %s', (line) => {
+    expect(() => checkLines([line])).toThrow(/Gantry's own/);
+  });
 });
 
 it.each([

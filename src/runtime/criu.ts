@@ -1,8 +1,9 @@
 import { readFile } from 'node:fs/promises';
+import { release } from 'node:os';
 import { join } from 'node:path';
 import type { TcpMode } from '../archive/layout.ts';
 import { writeDurably } from '../durable.ts';
-import { errnoOf, GantryError } from '../errors.ts';
+import { errnoOf, GantryError, messageOf } from '../errors.ts';
 import { RUNC_ROOT, runtimeOf } from './containerd.ts';
 import { run } from './program.ts';
 
@@ -23,6 +24,10 @@ export interface CriuOptions {
   readonly tcp: TcpMode;
   /** Lines of CRIU's configuration (criu(8), "Configuration files"), further to Gantry's own. */
   readonly lines?: readonly string[];
+  /** The kernel is to mark what is written from now on: another dump may be made of those pages alone. */
+  readonly tracksMemory?: boolean;
+  /** Relative path from the folder of the images to those of the dump before: pages that were not written since stay there. */
+  readonly parent?: string;
   /** After so long a dump has failed. */
   readonly timeoutMs?: number;
 }
@@ -43,6 +48,7 @@ const OURS = new Set([
   ],
   ...['leave-running', 'leave-stopped', 'network-lock', 'page-server', 'lazy-pages', 'address', 'port', 'stream'],
   ...['freeze-cgroup', 'manage-cgroups', 'shell-job', 'exec-cmd', 'daemon', 'tcp-established', 'tcp-close'],
+  ...['track-mem', 'prev-images-dir', 'auto-dedup'],
 ]);
 
 /** What the runtimes tell CRIU themselves, over what its configuration says: here they have to be told. */
@@ -74,12 +80,8 @@ export function checkLines(lines: readonly string[]): void {
  */
 export async function dump(container: string, images: string, work: string, options: CriuOptions): Promise<void> {
   const configuration = join(work, 'criu.conf');
-  // The pod's network is shut already, and CRIU's own lock would leave its rules behind after a failure.
-  const given = (options.lines ?? []).map((line) => CRIUS_NAMES[line.trim()] ?? line);
-  const lines = ['network-lock skip', ...(options.tcp === 'close' ? ['tcp-close'] : []), ...given];
+  const { args, lines } = dumpOptions(images, work, options);
   await writeDurably(configuration, `${lines.join('\n')}\n`);
-  const args = ['checkpoint', '--image-path', images, '--work-path', work, '--leave-running', '--file-locks'];
-  if (options.tcp === 'established') args.push('--tcp-established');
   if (await onCgroupV1()) args.push('--manage-cgroups-mode', 'ignore');
   const runtime = await runtimeOf(container);
   args.push(...(await flagsOf(runtime, options.lines ?? [])));
@@ -98,6 +100,49 @@ export async function dump(container: string, images: string, work: string, opti
       {
         cause: error,
         hint: hintFor(reason),
+      },
+    );
+  }
+}
+
+/** Pure: options of `runc checkpoint`, and lines of CRIU's configuration. */
+export function dumpOptions(
+  images: string,
+  work: string,
+  { tcp, lines = [], tracksMemory = false, parent }: CriuOptions,
+): { args: string[]; lines: string[] } {
+  const args = ['checkpoint', '--image-path', images, '--work-path', work, '--leave-running', '--file-locks'];
+  if (tcp === 'established') args.push('--tcp-established');
+  if (parent !== undefined) args.push('--parent-path', parent);
+  return {
+    args,
+    lines: [
+      // The pod's network is shut already, and CRIU's own lock would leave its rules behind after a failure.
+      'network-lock skip',
+      ...(tcp === 'close' ? ['tcp-close'] : []),
+      // runc has no option for the first of a chain.
+      ...(tracksMemory ? ['track-mem'] : []),
+      ...lines.map((line) => CRIUS_NAMES[line.trim()] ?? line),
+    ],
+  };
+}
+
+/** Errors: UNSUPPORTED, where a dump could not tell which pages were written since another one. */
+export async function checkTracking(container: string): Promise<void> {
+  if ((await runtimeOf(container)) !== 'runc') {
+    throw new GantryError('UNSUPPORTED', `${container} runs with crun, which cannot be told of an earlier dump`, {
+      hint: 'make a checkpoint that stands alone: without --parent and --track-memory',
+    });
+  }
+  try {
+    await run('criu', ['check', '--feature', 'mem_dirty_track']);
+  } catch (error) {
+    throw new GantryError(
+      'UNSUPPORTED',
+      `the kernel (Linux ${release()}) does not mark written pages (criu check --feature mem_dirty_track: ${messageOf(error)})`,
+      {
+        cause: error,
+        hint: 'use a kernel with CONFIG_MEM_SOFT_DIRTY, or make a checkpoint that stands alone: without --parent and --track-memory',
       },
     );
   }

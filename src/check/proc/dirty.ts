@@ -22,8 +22,15 @@ export interface DirtyFigures {
 /**
  * How much memory is written, without stopping or tracing anybody: pages that were written several times in the window
  * count once, as for a copy in rounds.
+ *
+ * @param keepsMarks the kernel's marks are not reset: a checkpoint to come counts on them
  */
-export async function dirtyRate(areas: readonly Area[], windowMs: number, signal: AbortSignal): Promise<DirtyFigures> {
+export async function dirtyRate(
+  areas: readonly Area[],
+  windowMs: number,
+  signal: AbortSignal,
+  keepsMarks: boolean,
+): Promise<DirtyFigures> {
   const writable = areas.filter(
     ({ writable, bytes, kind, isOnDemand }) =>
       writable && !isOnDemand && bytes > 0 && kind !== 'file' && kind !== 'huge',
@@ -32,7 +39,7 @@ export async function dirtyRate(areas: readonly Area[], windowMs: number, signal
     if (windowMs > 0) await sleep(windowMs, undefined, { signal });
     return { bytesPerSecond: 0, method: 'none', pages: 0, windowMs };
   }
-  return hasSoftDirty() ? bySoftDirty(writable, windowMs, signal) : bySample(writable, windowMs, signal);
+  return hasSoftDirty() && !keepsMarks ? bySoftDirty(writable, windowMs, signal) : bySample(writable, windowMs, signal);
 }
 
 async function bySoftDirty(areas: readonly Area[], windowMs: number, signal: AbortSignal): Promise<DirtyFigures> {
