@@ -4,6 +4,7 @@ import type { Node } from '../agent/node.ts';
 import { errnoOf, GantryError } from '../errors.ts';
 import { ContainerState } from '../gen/cri.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
+import { runtimeOf } from '../runtime/containerd.ts';
 import { type CriuOptions, restoreOptions } from '../runtime/criu.ts';
 import { Ticket } from '../runtime/ticket.ts';
 import { coresIn } from './cores.ts';
@@ -42,14 +43,18 @@ export class PoisedContainer {
   static async restore(
     node: Node,
     operation: string,
-    container: string,
+    { id, sandbox }: { readonly id: string; readonly sandbox: string },
     from: Images,
     options: CriuOptions,
   ): Promise<PoisedContainer> {
     await from.near?.();
     const { images } = from;
-    const ticket = await Ticket.issue(node.config.runDir, container, images, await restoreOptions(options));
-    const started = node.cri.startContainer(container).catch((error: unknown) => {
+    // The pod's containers have the runtime of its sandbox.
+    const runtime = await runtimeOf(sandbox);
+    const { spec } = runtime === 'crun' ? await node.cri.describe(id) : { spec: undefined };
+    const how = await restoreOptions(runtime, spec?.linux?.cgroupsPath ?? '', options);
+    const ticket = await Ticket.issue(node.config.runDir, id, images, how);
+    const started = node.cri.startContainer(id).catch((error: unknown) => {
       throw new GantryError('RESTORE_FAILED', error instanceof Error ? error.message : String(error), { cause: error });
     });
     const poised = new PoisedContainer(ticket, started);

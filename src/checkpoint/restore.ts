@@ -14,11 +14,12 @@ import { forgetClosing } from '../network/connections.ts';
 import { open, shut } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
 import type { SandboxDetail } from '../runtime/cri.ts';
-import { type CriuOptions, checkLines, criuVersion } from '../runtime/criu.ts';
+import { type CriuOptions, checkLines } from '../runtime/criu.ts';
 import { removeOccupant } from '../surgery/occupants.ts';
 import { checkFits, thisHost } from './fits.ts';
 import { networkOf } from './freeze.ts';
 import { makeRoomForIpc, shareOutIpc } from './ipc.ts';
+import { checkRestorable, checkRestorableWith } from './preflight.ts';
 import { letGo, PoisedContainer, STOPPED, verifyRunning } from './restore-container.ts';
 import { checkRights } from './rights.ts';
 import { Saved } from './saved.ts';
@@ -40,8 +41,10 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
   const [first] = all;
   await using _opened = first;
   const made = request.newSandbox === '' ? undefined : newSandboxOf(first, request.newSandbox);
+  const sandboxId = made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '';
   await operation.phase('check', async () => {
-    await criuVersion();
+    if (made === undefined) await checkRestorable(sandboxId);
+    else await checkRestorableWith(first.manifest.sandbox.runtimeHandler);
     const host = await thisHost();
     if (all.length > 1 && request.name !== '')
       throw new GantryError('USAGE', 'it is the checkpoint of a pod: its containers keep their names');
@@ -54,7 +57,6 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
     }
     if (all.length > 1) await shareOutIpc(all.map(({ images }) => images));
   });
-  const sandboxId = made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '';
   const entries: RestoreEntry[] = [];
   for (const [index, { manifest }] of all.entries()) {
     const name = request.name || manifest.container.name;
@@ -161,7 +163,13 @@ async function start(
   );
   const [first] = coming;
   if (first !== undefined && coming.length === 1) {
-    await using poised = await PoisedContainer.restore(node, operation.id, first.id, first.saved, options);
+    await using poised = await PoisedContainer.restore(
+      node,
+      operation.id,
+      { id: first.id, sandbox: sandbox.id },
+      first.saved,
+      options,
+    );
     operation.commit();
     await poised.resume();
     return;
@@ -171,7 +179,13 @@ async function start(
   const stopped = { ...options, lines: [...(options.lines ?? []), STOPPED] };
   for (const [index, { id, saved }] of coming.entries()) {
     operation.throwIfCancelled();
-    await using poised = await PoisedContainer.restore(node, `${operation.id}-${index}`, id, saved, stopped);
+    await using poised = await PoisedContainer.restore(
+      node,
+      `${operation.id}-${index}`,
+      { id, sandbox: sandbox.id },
+      saved,
+      stopped,
+    );
     await poised.resume();
   }
   operation.commit();

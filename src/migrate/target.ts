@@ -4,6 +4,7 @@ import type { TLSSocket } from 'node:tls';
 import type { Node } from '../agent/node.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
 import { checkSpace, ImageFolder } from '../checkpoint/images.ts';
+import { checkRestorableWith } from '../checkpoint/preflight.ts';
 import { PoisedContainer, verifyRunning } from '../checkpoint/restore-container.ts';
 import { GantryError } from '../errors.ts';
 import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
@@ -11,7 +12,6 @@ import { type Offer, type SourceMessage, TargetMessage } from '../gen/gantry/v1/
 import { type Address, replaceAddresses } from '../network/address.ts';
 import { shut } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
-import { criuVersion } from '../runtime/criu.ts';
 import { type Session, targetSession } from '../transfer/session.ts';
 import { receiveFiles, receiveFolder } from '../transfer/streams.ts';
 import type { TargetEntry } from './journal.ts';
@@ -90,7 +90,7 @@ export class Incoming {
   async #prepare(offer: Offer, addresses: Address[]): Promise<void> {
     const node = this.#node;
     const { cri, config } = node;
-    await criuVersion();
+    await checkRestorableWith(offer.runtimeHandler);
     await checkSpace(config.imageDir, Number(offer.memoryBytes));
     await this.#checkImage(offer);
     this.#folder = await ImageFolder.make(node, this.#operation, 'target');
@@ -136,7 +136,7 @@ export class Incoming {
     const { container, sandbox } = this.#entry as TargetEntry;
     const folder = this.#folder as ImageFolder;
     const { restore } = await this.#expect('restore');
-    await using poised = await PoisedContainer.restore(node, this.#operation, container, folder, {
+    await using poised = await PoisedContainer.restore(node, this.#operation, { id: container, sandbox }, folder, {
       tcp: restore.tcpEstablished ? 'established' : 'none',
     });
     this.#send({ poised: {} });
