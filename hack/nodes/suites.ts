@@ -31,7 +31,13 @@ const packages = [
 ];
 
 const suites: readonly Suite[] = [
-  { name: 'forky', script: '/usr/share/debootstrap/scripts/sid', packages, containerdConfig: 3 },
+  // crun opens libcriu when it runs; without it has no checkpoints.
+  {
+    name: 'forky',
+    script: '/usr/share/debootstrap/scripts/sid',
+    packages: [...packages, 'libcriu2'],
+    containerdConfig: 3,
+  },
   { name: 'trixie', script: '/usr/share/debootstrap/scripts/sid', packages, containerdConfig: 2 },
   { name: 'bookworm', packages, containerdConfig: 2 },
 ];

@@ -3,7 +3,7 @@ import { volumesOf } from '../checkpoint/volumes.ts';
 import { GantryError } from '../errors.ts';
 import { NamespaceMode } from '../gen/cri.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
-import { runtimeOf, writableLayer } from '../runtime/containerd.ts';
+import { findRuntime, type OciRuntime, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { run } from '../runtime/program.ts';
 import { type Descriptor, descriptorsOf } from './proc/descriptors.ts';
@@ -28,7 +28,8 @@ export interface ContainerFacts {
   readonly name: string;
   readonly init: number;
   readonly runtimeHandler: string;
-  readonly runtime: 'runc' | 'crun';
+  /** Undefined for one that Gantry does not know. */
+  readonly runtime: OciRuntime | undefined;
   readonly hasTerminal: boolean;
   readonly devices: readonly string[];
   readonly modes: { readonly network: NamespaceMode; readonly ipc: NamespaceMode; readonly pid: NamespaceMode };
@@ -92,7 +93,7 @@ export async function factsOf(
     allLocks(),
     processFacts(process.pid),
     layerBytes(node, container, signal),
-    runtimeOf(id),
+    findRuntime(id),
   ]);
   signal.throwIfAborted();
   if (processes.length === 0 || own === undefined) throw ended(name);

@@ -1,8 +1,12 @@
 import { GantryError } from '../errors.ts';
 import { ContainerState, NamespaceMode } from '../gen/cri.ts';
+import { runtimeOf } from '../runtime/containerd.ts';
 import type { ContainerDetail, Cri } from '../runtime/cri.ts';
-import { checkRunc, criuVersion } from '../runtime/criu.ts';
+import { checkRuntime, criuVersion } from '../runtime/criu.ts';
 import { volumesOf } from './volumes.ts';
+
+/** Of containerd's configuration; without a name the node's default. */
+const HANDLERS = ['', 'runc', 'crun'];
 
 /** Everything that is known to prevent a dump, before anything is touched. Errors say which of them it was. */
 export async function checkDumpable(container: ContainerDetail): Promise<void> {
@@ -11,10 +15,7 @@ export async function checkDumpable(container: ContainerDetail): Promise<void> {
       hint: 'only a running container has a state to save',
     });
   }
-  const runtime = container.sandbox.runtimeHandler;
-  if (runtime !== '' && runtime !== 'runc') {
-    throw unsupported(`its runtime handler is "${runtime}": only runc can checkpoint here`);
-  }
+  checkHandler(container.sandbox.runtimeHandler);
   const namespaces = container.config.linux?.securityContext?.namespaceOptions;
   if (namespaces?.network === NamespaceMode.NODE) throw unsupported("it uses the node's network");
   if (namespaces?.ipc === NamespaceMode.NODE) throw unsupported("it uses the node's IPC namespace");
@@ -22,8 +23,24 @@ export async function checkDumpable(container: ContainerDetail): Promise<void> {
     throw unsupported('it shares its PID namespace: a restore needs one of its own');
   }
   if (container.config.tty) throw unsupported('it has a terminal, which belongs to the shim');
-  await criuVersion();
-  await checkRunc();
+  await checkRuntime(await runtimeOf(container.id));
+}
+
+/** What a restore needs of this node, in a pod that is there. Errors: CRIU_MISSING, UNSUPPORTED. */
+export async function checkRestorable(sandbox: string): Promise<void> {
+  await checkRuntime(await runtimeOf(sandbox));
+}
+
+/** The same for a pod that is to be made. What the node's default is shows only then. */
+export async function checkRestorableWith(handler: string): Promise<void> {
+  checkHandler(handler);
+  await (handler === 'crun' || handler === 'runc' ? checkRuntime(handler) : criuVersion());
+}
+
+/** Errors: UNSUPPORTED. */
+function checkHandler(handler: string): void {
+  if (HANDLERS.includes(handler)) return;
+  throw new GantryError('UNSUPPORTED', `runtime handler "${handler}": only runc and crun have checkpoints`);
 }
 
 /** What else prevents a migration of these containers of one sandbox: a kubelet that would start the pod again, others in it. */

@@ -11,18 +11,16 @@ import type { RestoreEntry } from '../migrate/journal.ts';
 import { untilDone } from '../migrate/retry.ts';
 import { writableLayer } from '../runtime/containerd.ts';
 import type { SandboxDetail } from '../runtime/cri.ts';
-import { criuVersion } from '../runtime/criu.ts';
 import { checkExpected, pairUp } from './expected.ts';
 import { checkFits, thisHost } from './fits.ts';
 import { shareOutIpc } from './ipc.ts';
+import { checkRestorableWith } from './preflight.ts';
 import { forgetPrepared, guard, readPrepared, unguard, writePrepared } from './prepared.ts';
 import { POD_ARCHIVE } from './prepared-folder.ts';
 import { removeRestored } from './restore.ts';
 import { checkRights } from './rights.ts';
 import { Saved } from './saved.ts';
 import { shmFolder, volumesOf } from './volumes.ts';
-
-const HANDLERS = ['', 'runc'];
 
 /**
  * Makes a sandbox, and in it the containers of a pod's checkpoint with all their files. None of them is started: their
@@ -34,8 +32,6 @@ export async function preparePod(node: Node, request: PreparePodRequest, operati
   if (metadata === undefined || metadata.uid === '')
     throw new GantryError('USAGE', 'which pod? its metadata is missing');
   const configs = request.containerConfigs.map((bytes) => decoded(ContainerConfig, bytes));
-  if (!HANDLERS.includes(request.runtimeHandler))
-    throw new GantryError('UNSUPPORTED', `runtime handler "${request.runtimeHandler}": only runc can restore here`);
   const all = await operation.phase('read', () =>
     Saved.openAll(node, operation.id, join(request.path, POD_ARCHIVE), {
       signal: operation.signal,
@@ -47,7 +43,7 @@ export async function preparePod(node: Node, request: PreparePodRequest, operati
     all.map((saved) => ({ name: saved.manifest.container.name, saved })),
     configs,
   ).map(({ saved: { saved }, config }): Pair => ({ saved, config }));
-  await operation.phase('check', () => check(node, pairs, metadata));
+  await operation.phase('check', () => check(node, pairs, metadata, request.runtimeHandler));
   const entries = pairs.map(
     ({ config }, index): RestoreEntry => ({
       role: 'restore',
@@ -117,8 +113,8 @@ interface Pair {
 }
 
 /** Whatever is known to prevent it, before anything is made. */
-async function check(node: Node, pairs: readonly Pair[], metadata: PodSandboxMetadata): Promise<void> {
-  await criuVersion();
+async function check(node: Node, pairs: readonly Pair[], metadata: PodSandboxMetadata, handler: string): Promise<void> {
+  await checkRestorableWith(handler);
   const host = await thisHost();
   for (const { saved, config } of pairs) {
     const { manifest } = saved;

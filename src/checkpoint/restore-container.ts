@@ -5,6 +5,7 @@ import { errnoOf, GantryError } from '../errors.ts';
 import { ContainerState } from '../gen/cri.ts';
 import { open, shut } from '../network/shield.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
+import { runtimeOf } from '../runtime/containerd.ts';
 import type { SandboxDetail } from '../runtime/cri.ts';
 import { type CriuOptions, restoreOptions } from '../runtime/criu.ts';
 import { Ticket } from '../runtime/ticket.ts';
@@ -46,14 +47,18 @@ export class PoisedContainer {
   static async restore(
     node: Node,
     operation: string,
-    container: string,
+    { id, sandbox }: { readonly id: string; readonly sandbox: string },
     from: Images,
     options: CriuOptions,
   ): Promise<PoisedContainer> {
     await from.near?.();
     const { images } = from;
-    const ticket = await Ticket.issue(node.config.runDir, container, images, await restoreOptions(options));
-    const started = node.cri.startContainer(container).catch((error: unknown) => {
+    // The pod's containers have the runtime of its sandbox.
+    const runtime = await runtimeOf(sandbox);
+    const { spec } = runtime === 'crun' ? await node.cri.describe(id) : { spec: undefined };
+    const how = await restoreOptions(runtime, spec?.linux?.cgroupsPath ?? '', options);
+    const ticket = await Ticket.issue(node.config.runDir, id, images, how);
+    const started = node.cri.startContainer(id).catch((error: unknown) => {
       throw new GantryError('RESTORE_FAILED', error instanceof Error ? error.message : String(error), { cause: error });
     });
     const poised = new PoisedContainer(ticket, started);
@@ -147,7 +152,13 @@ export class PoisedPod {
     const netns = networkOf(sandbox.pid);
     const [first] = coming;
     if (first !== undefined && coming.length === 1) {
-      const single = await PoisedContainer.restore(node, operation, first.id, first.from, options);
+      const single = await PoisedContainer.restore(
+        node,
+        operation,
+        { id: first.id, sandbox: sandbox.id },
+        first.from,
+        options,
+      );
       return new PoisedPod(node, netns, single, new Map());
     }
     await shut(netns, undefined, { loopback: true });
@@ -155,10 +166,16 @@ export class PoisedPod {
     const lines = [...(options.lines ?? []), STOPPED];
     for (const [index, { id, from }] of coming.entries()) {
       signal?.throwIfAborted();
-      await using poised = await PoisedContainer.restore(node, `${operation}-${index}`, id, from, {
-        ...options,
-        lines,
-      });
+      await using poised = await PoisedContainer.restore(
+        node,
+        `${operation}-${index}`,
+        { id, sandbox: sandbox.id },
+        from,
+        {
+          ...options,
+          lines,
+        },
+      );
       await poised.resume();
       stopped.set(id, await stoppedIn(from.images));
     }

@@ -14,11 +14,12 @@ import { forgetClosing } from '../network/connections.ts';
 import { open } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
 import type { SandboxDetail } from '../runtime/cri.ts';
-import { checkLines, criuVersion } from '../runtime/criu.ts';
+import { checkLines } from '../runtime/criu.ts';
 import { removeOccupant } from '../surgery/occupants.ts';
 import { checkFits, thisHost } from './fits.ts';
 import { networkOf } from './freeze.ts';
 import { shareOutIpc } from './ipc.ts';
+import { checkRestorable, checkRestorableWith } from './preflight.ts';
 import { type Coming, PoisedPod, verifyRunning } from './restore-container.ts';
 import { checkRights } from './rights.ts';
 import { Saved } from './saved.ts';
@@ -40,8 +41,10 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
   const [first] = all;
   await using _opened = first;
   const made = request.newSandbox === '' ? undefined : newSandboxOf(first, request.newSandbox);
+  const sandboxId = made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '';
   await operation.phase('check', async () => {
-    await criuVersion();
+    if (made === undefined) await checkRestorable(sandboxId);
+    else await checkRestorableWith(first.manifest.sandbox.runtimeHandler);
     const host = await thisHost();
     if (all.length > 1 && request.name !== '')
       throw new GantryError('USAGE', 'it is the checkpoint of a pod: its containers keep their names');
@@ -54,7 +57,6 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
     }
     if (all.length > 1) await shareOutIpc(all.map(({ images }) => images));
   });
-  const sandboxId = made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '';
   const entries: RestoreEntry[] = [];
   for (const [index, { manifest }] of all.entries()) {
     const name = request.name || manifest.container.name;

@@ -41,7 +41,7 @@ export async function startPrepared(
 }
 
 async function run(node: Node, prepared: Prepared, operation: Operation): Promise<void> {
-  const { container } = prepared;
+  const { container, sandbox } = prepared;
   const images = join(prepared.images, IMAGES);
   if (!(await exists(images))) {
     throw new GantryError('RESTORE_FAILED', `the memory of container ${container} is gone`, {
@@ -51,7 +51,8 @@ async function run(node: Node, prepared: Prepared, operation: Operation): Promis
   operation.throwIfCancelled();
   await unguard(node, container);
   await operation.phase('restore', async () => {
-    await using poised = await PoisedContainer.restore(node, operation.id, container, { images }, { tcp: 'close' });
+    const id = { id: container, sandbox };
+    await using poised = await PoisedContainer.restore(node, operation.id, id, { images }, { tcp: 'close' });
     operation.commit();
     await poised.resume();
   });

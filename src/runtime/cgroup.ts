@@ -125,5 +125,7 @@ export async function removeEmptyGroups(path: string): Promise<void> {
   if (!path.startsWith('/')) return;
   const entries = await readdir(ROOT, { withFileTypes: true });
   const folders = entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(ROOT, name, path));
-  for (const folder of [join(ROOT, path), ...folders]) await rmdir(folder).catch(() => undefined);
+  // crun's own, while it restores.
+  for (const folder of [join(ROOT, path), ...folders])
+    for (const group of [join(folder, '.proxy-crun'), folder]) await rmdir(group).catch(() => undefined);
 }

@@ -39,12 +39,35 @@ export function parseUpperFolder(text: string): string | undefined {
  */
 export async function removeRuntimeRecord(id: string): Promise<void> {
   if (!(await exists(join(RUNC_ROOT, id)))) return;
-  await run(await runtimeOf(id), ['--root', RUNC_ROOT, 'delete', '--force', id]);
+  await run((await findRuntime(id)) ?? 'crun', ['--root', RUNC_ROOT, 'delete', '--force', id]);
 }
 
-/** Which OCI runtime keeps a container: their shims give both the same folder, and this file is runc's. */
-export async function runtimeOf(id: string): Promise<'runc' | 'crun'> {
-  return (await exists(join(RUNC_ROOT, id, 'state.json'))) ? 'runc' : 'crun';
+export type OciRuntime = 'runc' | 'crun';
+
+/**
+ * Which OCI runtime keeps a container or sandbox that was started: their shims give both the same folder, in which each
+ * has a file of its own. Undefined for other runtimes.
+ */
+export async function findRuntime(id: string): Promise<OciRuntime | undefined> {
+  if (await exists(join(RUNC_ROOT, id, 'state.json'))) return 'runc';
+  return (await exists(crunStatus(id))) ? 'crun' : undefined;
+}
+
+/** The same, where it has to be one of these. Errors: UNSUPPORTED. */
+export async function runtimeOf(id: string): Promise<OciRuntime> {
+  const runtime = await findRuntime(id);
+  if (runtime !== undefined) return runtime;
+  throw new GantryError('UNSUPPORTED', `neither runc nor crun keeps ${id}: only their containers have checkpoints`);
+}
+
+/** The folder from which crun finds a container's files: it takes paths in it as they are in its own working directory. */
+export async function crunBundle(id: string): Promise<string> {
+  const { bundle } = JSON.parse(await readFile(crunStatus(id), 'utf8')) as { bundle: string };
+  return bundle;
+}
+
+function crunStatus(id: string): string {
+  return join(RUNC_ROOT, id, 'status');
 }
 
 /** Resident memory of processes, in bytes: about what CRIU's images of them will take. */

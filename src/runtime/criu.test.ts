@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { checkLines, dumpOptions, hintFor, parseCriuErrors, parseRuncVersion } from './criu.ts';
+import { checkLines, dumpOptions, hintFor, parseCriuErrors, parseCrunVersion, parseRuncVersion } from './criu.ts';
 
 describe('parseCriuErrors', () => {
   it("takes the text of CRIU's error lines, of the main process and of restored ones", () => {
@@ -64,4 +64,13 @@ it.each([
   ['crun version 1.21', undefined],
 ])('the version of runc is found in "%s"', (text, version) => {
   expect(parseRuncVersion(text)).toEqual(version);
+});
+
+const CRUN = 'crun version 1.28\ncommit: 54f16ffbefcd022bf032af768b5c5ce075c18bfc\nrundir: /run/crun\nspec: 1.0.0\n';
+
+it.each([
+  ['+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF +CRIU +JSON_C', true],
+  ['+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF +JSON_C', false],
+])('whether crun finds libcriu is told by "%s"', (features, hasCriu) => {
+  expect(parseCrunVersion(CRUN + features)).toEqual({ version: '1.28', hasCriu });
 });

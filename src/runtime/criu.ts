@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { TcpMode } from '../archive/layout.ts';
 import { writeDurably } from '../durable.ts';
 import { errnoOf, GantryError, messageOf } from '../errors.ts';
-import { RUNC_ROOT, runtimeOf } from './containerd.ts';
+import { crunBundle, type OciRuntime, RUNC_ROOT, runtimeOf } from './containerd.ts';
 import { run } from './program.ts';
 
 const DUMP_LIMIT_MS = 600_000;
@@ -79,16 +79,17 @@ export function checkLines(lines: readonly string[]): void {
  * Errors: CHECKPOINT_FAILED, NO_SPACE.
  */
 export async function dump(container: string, images: string, work: string, options: CriuOptions): Promise<void> {
+  const runtime = await runtimeOf(container);
   const configuration = join(work, 'criu.conf');
   const { args, lines } = dumpOptions(images, work, options);
   await writeDurably(configuration, `${lines.join('\n')}\n`);
   if (await onCgroupV1()) args.push('--manage-cgroups-mode', 'ignore');
-  const runtime = await runtimeOf(container);
   args.push(...(await flagsOf(runtime, options.lines ?? [])));
   try {
     await run(runtime, ['--root', RUNC_ROOT, ...args, container], {
       reason: 'CHECKPOINT_FAILED',
       env: { CRIU_CONFIG_FILE: configuration },
+      ...(runtime === 'crun' && { cwd: await crunBundle(container) }),
       timeoutMs: options.timeoutMs ?? DUMP_LIMIT_MS,
     });
   } catch (error) {
@@ -149,21 +150,47 @@ export async function checkTracking(container: string): Promise<void> {
 }
 
 /** Of what is the runtime's own to say. One that does not know an option (older ones of runc) leaves it to the configuration. */
-async function flagsOf(runtime: keyof typeof RUNTIMES_OWN, lines: readonly string[]): Promise<string[]> {
+async function flagsOf(runtime: OciRuntime, lines: readonly string[]): Promise<string[]> {
   const flags = lines.flatMap((line) => (RUNTIMES_OWN[runtime].has(line.trim()) ? [`--${line.trim()}`] : []));
   if (flags.length === 0) return [];
   const help = await run(runtime, ['checkpoint', '--help']);
   return flags.filter((flag) => help.includes(`${flag} `));
 }
 
-/** Options of `runc restore` that fit a {@link dump}, and lines of CRIU's configuration. */
-export async function restoreOptions({ tcp, lines = [] }: CriuOptions): Promise<{ args: string[]; lines: string[] }> {
+/** How a runtime's `restore` is to be called. */
+export interface RestoreOptions {
+  readonly args: readonly string[];
+  /** Of CRIU's configuration. */
+  readonly lines: readonly string[];
+  /** The groups (as in the OCI specification) in which the runtime has to be for that. */
+  readonly cgroup?: string;
+}
+
+/** What fits a {@link dump}; `cgroupsPath` is the container's. */
+export async function restoreOptions(
+  runtime: OciRuntime,
+  cgroupsPath: string,
+  { tcp, lines = [] }: CriuOptions,
+): Promise<RestoreOptions> {
   const args = ['--file-locks'];
   if (tcp === 'established') args.push('--tcp-established');
+  // crun tells CRIU that it is off, over what the configuration says.
+  if (tcp === 'close' && runtime === 'crun') args.push('--tcp-close');
   if (lines.includes('ext-unix-sk')) args.push('--ext-unix-sk');
+  const isV1 = await onCgroupV1();
+  if (isV1 && runtime === 'crun' && !cgroupsPath.startsWith('/')) {
+    throw new GantryError('UNSUPPORTED', `crun cannot restore into a group of systemd (${cgroupsPath}) on cgroup v1`, {
+      hint: 'set SystemdCgroup = false for crun in containerd, use runc, or run the node with cgroup v2',
+    });
+  }
   // On v1 the image holds the freezer's state, which would be written back; on v2 `ignore` loses the private namespace.
-  if (await onCgroupV1()) args.push('--manage-cgroups-mode', 'ignore');
-  return { args, lines: [...(tcp === 'close' ? ['tcp-close'] : []), ...lines] };
+  if (isV1 && runtime === 'runc') args.push('--manage-cgroups-mode', 'ignore');
+  return {
+    args,
+    lines: [...(tcp === 'close' ? ['tcp-close'] : []), ...lines],
+    // runc puts CRIU into those of the container itself. crun does not, and has CRIU use what the images say of groups.
+    ...(isV1 && runtime === 'crun' && { cgroup: cgroupsPath }),
+  };
 }
 
 /** The first errors of a CRIU log, in one line; "" when there is no log. */
@@ -205,8 +232,28 @@ export function hintFor(reason: string): string {
   return HINTS.find(([says]) => says.test(reason))?.[1] ?? "CRIU's whole log is in the agent's log folder";
 }
 
+/** Errors: CRIU_MISSING; UNSUPPORTED, for a runtime that cannot dump and restore as it is on this node. */
+export async function checkRuntime(runtime: OciRuntime): Promise<void> {
+  await criuVersion();
+  await (runtime === 'crun' ? checkCrun() : checkRunc());
+}
+
+/** The node's own crun may lack what the distribution packages apart from it. */
+async function checkCrun(): Promise<void> {
+  const { version, hasCriu } = parseCrunVersion(await run('crun', ['--version']));
+  if (hasCriu) return;
+  throw new GantryError('UNSUPPORTED', `crun ${version} cannot checkpoint on this node: it finds no libcriu`, {
+    hint: 'install libcriu2; crun --version has to say +CRIU then, and one that does not is built without it',
+  });
+}
+
+/** Pure: of what `crun --version` prints. The last line has a word for each feature, "+CRIU" where libcriu was found. */
+export function parseCrunVersion(text: string): { version: string; hasCriu: boolean } {
+  return { version: /^crun version (\S+)/m.exec(text)?.[1] ?? 'of this node', hasCriu: /^\+.*\+CRIU\b/m.test(text) };
+}
+
 /** Errors: UNSUPPORTED, for a runc that cannot be told to leave cgroups alone, where that is needed. */
-export async function checkRunc(): Promise<void> {
+async function checkRunc(): Promise<void> {
   if (!(await onCgroupV1())) return;
   const version = parseRuncVersion(await run('runc', ['--version']));
   if (version === undefined || version.major > 1 || version.minor >= 2) return;

@@ -9,7 +9,8 @@
 # Standard output and error are the container's: nothing may be printed here.
 #
 #   $run/tickets/ID/   written by the agent (0700, renamed into place): checkpoint -> folder of CRIU's images,
-#                      criu.conf, options (one per line), gate files
+#                      criu.conf, options (one per line), gate files, and
+#                      cgroup, where the runtime has to be in the container's groups (cgroup v1)
 #   $run/spent/ID/     the same folder once consumed; `restored` in it is the marker for `start`
 runtime=${0##*/gantry-}
 run=${GANTRY_RUN_DIR:-/run/gantry}
@@ -84,7 +85,22 @@ while [ "$left" -gt 0 ]; do
   set -- "$@" "$argument"
 done
 
-CRIU_CONFIG_FILE=$spent/criu.conf "$runtime" "$@"
+(
+  if [ -e "$spent/cgroup" ]; then
+    # The images name these, CRIU makes none, and crun mounts the groups that it is in itself.
+    IFS= read -r group <"$spent/cgroup"
+    for hierarchy in /sys/fs/cgroup/*/; do
+      [ -e "$hierarchy/cgroup.procs" ] || continue
+      mkdir -p "$hierarchy$group" || exit 1
+      for set in cpuset.cpus cpuset.mems; do
+        # A new group has none, and takes no process until it has.
+        [ ! -e "$hierarchy$set" ] || cat "$hierarchy${group%/*}/$set" >"$hierarchy$group/$set" || exit 1
+      done
+      echo 0 >"$hierarchy$group/cgroup.procs" || exit 1
+    done
+  fi 2>/dev/null
+  CRIU_CONFIG_FILE=$spent/criu.conf exec "$runtime" "$@"
+)
 code=$?
 if [ "$code" = 0 ]; then
   : >"$spent/restored"

@@ -7,6 +7,7 @@ export interface ProgramOptions {
   input?: string;
   signal?: AbortSignal;
   env?: Record<string, string>;
+  cwd?: string;
   /** In milliseconds; nothing waits for ever. */
   timeoutMs?: number;
   /** The reason of the error thrown when the program exits other than 0. */
@@ -17,13 +18,14 @@ export interface ProgramOptions {
 
 /** Runs a program to its end and returns what it printed; the one place where a program's failure becomes an error. */
 export async function run(file: string, args: readonly string[], options: ProgramOptions = {}): Promise<string> {
-  const { input, signal, env, timeoutMs = 30_000, reason = 'INTERNAL', name = file } = options;
+  const { input, signal, env, cwd, timeoutMs = 30_000, reason = 'INTERNAL', name = file } = options;
   const result = await execa(file, args, {
     reject: false,
     timeout: timeoutMs,
     ...(input === undefined ? { stdin: 'ignore' as const } : { input }),
     ...(signal === undefined ? {} : { cancelSignal: signal }),
     ...(env === undefined ? {} : { env }),
+    ...(cwd === undefined ? {} : { cwd }),
   });
   if (!result.failed) return result.stdout;
   throw failureOf(result, result.stderr, { file, name, timeoutMs, reason });

@@ -1,11 +1,13 @@
 import { constants } from 'node:fs';
-import { copyFile, mkdir, open, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, open, realpath, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exists, makePrivateFolder } from '../durable.ts';
 import { errnoOf, GantryError } from '../errors.ts';
+import type { RestoreOptions } from './criu.ts';
 import { endWithChildren, findProcesses } from './processes.ts';
 import { run } from './program.ts';
+import { linkRegrouped } from './regroup.ts';
 
 /** Stands beside this file, and beside the bundle. */
 const GATE = new URL('./restore-gate.sh', import.meta.url);
@@ -51,7 +53,7 @@ export class Ticket {
     runDir: string,
     container: string,
     images: string,
-    { args, lines }: { readonly args: readonly string[]; readonly lines: readonly string[] },
+    { args, lines, cgroup }: RestoreOptions,
   ): Promise<Ticket> {
     const ticket = new Ticket(runDir, container);
     const draft = `${ticket.#ticket}.new`;
@@ -59,8 +61,16 @@ export class Ticket {
     await makePrivateFolder(join(runDir, 'spent'));
     await rm(draft, { recursive: true, force: true });
     await mkdir(draft, { mode: 0o700 });
-    await symlink(images, join(draft, 'checkpoint'));
+    if (cgroup === undefined) await symlink(images, join(draft, 'checkpoint'));
+    else
+      await linkRegrouped(
+        images,
+        join(draft, 'checkpoint'),
+        join(await realpath(join(runDir, 'spent')), container, 'checkpoint'),
+        cgroup,
+      );
     await writeFile(join(draft, 'options'), args.map((option) => `${option}\n`).join(''));
+    if (cgroup !== undefined) await writeFile(join(draft, 'cgroup'), `${cgroup}\n`);
     await copyFile(GATE, join(draft, 'gate.sh'));
     await run('mkfifo', ['-m', '600', join(draft, 'gate')]);
     const configuration = ['network-lock skip', `action-script ${join(ticket.#spent, 'gate.sh')}`, ...lines];

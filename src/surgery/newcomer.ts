@@ -2,6 +2,7 @@ import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import type { TcpMode } from '../archive/layout.ts';
 import { checkFits, thisHost } from '../checkpoint/fits.ts';
+import { checkRestorable } from '../checkpoint/preflight.ts';
 import { checkImage } from '../checkpoint/restore.ts';
 import type { Images } from '../checkpoint/restore-container.ts';
 import { checkRights } from '../checkpoint/rights.ts';
@@ -11,7 +12,6 @@ import { ContainerConfig, ImageSpec } from '../gen/cri.ts';
 import type { SurgeryRequest } from '../gen/gantry/v1/agent.ts';
 import type { Retained } from '../gen/gantry/v1/slots.ts';
 import { writableLayer } from '../runtime/containerd.ts';
-import { criuVersion } from '../runtime/criu.ts';
 
 /** Who is to come into a slot, checked as far as that is possible before anything is touched. */
 export interface Newcomer extends AsyncDisposable {
@@ -34,12 +34,15 @@ export function newcomer(fields: Omit<Newcomer, typeof Symbol.asyncDispose>, sav
 /** The slot's configuration with what the request says. Errors: USAGE, IMAGE_MISSING, NOT_FOUND, NOT_FITTING. */
 export async function newcomerFor(
   node: Node,
-  base: ContainerConfig,
+  { sandbox, base }: { readonly sandbox: string; readonly base: ContainerConfig },
   request: SurgeryRequest,
   operation: Operation,
 ): Promise<Newcomer> {
   const config = request.configJson === '' ? base : withJson(base, request.configJson);
-  if (request.checkpoint !== '') return fromCheckpoint(node, base, request.checkpoint, operation);
+  if (request.checkpoint !== '') {
+    await checkRestorable(sandbox);
+    return fromCheckpoint(node, base, request.checkpoint, operation);
+  }
   const name = request.image || config.image?.userSpecifiedImage || config.image?.image || '';
   return newcomer({ config: { ...config, image: await imageFor(node, name) } });
 }
@@ -78,7 +81,6 @@ async function fromCheckpoint(
   path: string,
   operation: Operation,
 ): Promise<Newcomer> {
-  await criuVersion();
   const saved = await Saved.open(node, operation.id, path, { signal: operation.signal });
   try {
     const { manifest } = saved;

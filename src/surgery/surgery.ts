@@ -200,7 +200,7 @@ async function check(
   if (named === 0 && slot?.extra === true)
     throw new GantryError('USAGE', 'an extra container needs --image or --config');
   const config = slot?.config ?? ContainerConfig.encode((await node.cri.describe(occupant)).config).finish();
-  return newcomerFor(node, ContainerConfig.decode(config), request, operation);
+  return newcomerFor(node, { sandbox, base: ContainerConfig.decode(config) }, request, operation);
 }
 
 /** The way from one occupant to the next. Returns for how long nobody served, in milliseconds. */
@@ -220,7 +220,7 @@ async function changeOver(
   await place.put({ phase: SlotPhase.CHANGING });
   await operation.phase('change over', async () => {
     await leave(node, place, request);
-    await enter(node, operation, next, newcomer);
+    await enter(node, place, operation, next, newcomer);
   });
   const changeOverMs = performance.now() - began;
   const hidden = [...place.slot.hidden.filter((id) => id !== next), ...(before === '' ? [] : [before])];
@@ -261,7 +261,7 @@ async function leave(node: Node, place: Place, request: SurgeryRequest): Promise
   else await stopOccupant(node, leaving, request.graceSeconds);
 }
 
-async function enter(node: Node, operation: Operation, id: string, newcomer: Newcomer): Promise<void> {
+async function enter(node: Node, place: Place, operation: Operation, id: string, newcomer: Newcomer): Promise<void> {
   if (newcomer.retained?.containerId === id) {
     const frozen = await find(node, id);
     if (frozen?.state !== ContainerState.CONTAINER_RUNNING) {
@@ -269,9 +269,15 @@ async function enter(node: Node, operation: Operation, id: string, newcomer: New
     }
     await comeBack(node, frozen);
   } else if (newcomer.saved !== undefined) {
-    await using poised = await PoisedContainer.restore(node, operation.id, id, newcomer.saved, {
-      tcp: newcomer.tcp ?? 'none',
-    });
+    await using poised = await PoisedContainer.restore(
+      node,
+      operation.id,
+      { id, sandbox: place.slot.sandboxId },
+      newcomer.saved,
+      {
+        tcp: newcomer.tcp ?? 'none',
+      },
+    );
     await poised.resume();
   } else {
     try {

@@ -234,7 +234,6 @@ describe('pods that cannot move yet', () => {
       { sandbox: pid(NamespaceMode.NODE), container: pid(NamespaceMode.NODE) },
       'PID namespace',
     ],
-    'runs with crun': [{ handler: 'crun' }, 'crun'],
   } satisfies Record<string, [Omit<ContainerPlan, 'name'>, string]>;
 
   test.each(Object.entries(plans))('one that %s', async (_, [plan, says]) => {

@@ -77,14 +77,14 @@ function namespaces({ modes, processes, nodeNamespaces, init }: Facts): Finding[
 }
 
 function runtime({ runtimeHandler, runtime: program }: Facts): Finding[] {
-  if (['', 'runc'].includes(runtimeHandler) && program === 'runc') return [];
+  if (['', 'runc', 'crun'].includes(runtimeHandler) && program !== undefined) return [];
   return [
     {
       id: 'runtime',
       severity: 'cold',
-      seen: `runtime handler ${runtimeHandler || program}`,
-      why: 'containers of runc can be checkpointed, others cannot here yet',
-      todo: 'run it with runc',
+      seen: `runtime handler ${runtimeHandler || "of the node's own"}`,
+      why: 'containers of runc and crun can be checkpointed, others cannot here yet',
+      todo: 'run it with one of these',
     },
   ];
 }
