@@ -22,7 +22,22 @@ export interface AgentConfig {
   runDir: string;
   /** host-local's folder of reservations for the pods' network, "" when another IPAM is used. */
   ipamDir: string;
+  retention: Retention;
 }
+
+/** What is kept of pods that have moved away. */
+export interface Retention {
+  /** For how long their last state; 0: not at all. */
+  hours: number;
+  /** The oldest go before that, when all of them are larger; 0: no limit. */
+  maxGiB: number;
+  /** age recipients for which it is encrypted; none: not encrypted. */
+  recipients: string[];
+  /** How often a peer is asked whether a pod is gone whose address is kept. */
+  lookSeconds: number;
+}
+
+const RETENTION: Retention = { hours: 24, maxGiB: 0, recipients: [], lookSeconds: 10 };
 
 const DEFAULTS: Partial<AgentConfig> = {
   runtimeSocket: '/run/containerd/containerd.sock',
@@ -72,11 +87,17 @@ export function parseConfig(text: string, file: string): AgentConfig {
     throw wrong('not valid JSON', error);
   }
   for (const field of TEXTS) if (typeof given[field] !== 'string') throw wrong(`"${field}" must be a text`);
-  const known = new Set<string>([...TEXTS, 'peers', 'tls']);
+  const known = new Set<string>([...TEXTS, 'peers', 'tls', 'retention']);
   for (const field of Object.keys(given)) if (!known.has(field)) throw wrong(`"${field}" is not known`);
   const config = given as unknown as AgentConfig;
   for (const [name, address] of [...Object.entries(config.peers), ['peerListen', config.peerListen] as const]) {
     if (typeof address !== 'string' || !/:\d+$/.test(address)) throw wrong(`the address of ${name} must be HOST:PORT`);
+  }
+  config.retention = { ...RETENTION, ...config.retention };
+  for (const [name, value] of Object.entries(config.retention)) {
+    if (!(name in RETENTION)) throw wrong(`"retention.${name}" is not known`);
+    const isRight = name === 'recipients' ? Array.isArray(value) : typeof value === 'number' && value >= 0;
+    if (!isRight) throw wrong(`"retention.${name}" must be ${name === 'recipients' ? 'a list' : 'a number'}`);
   }
   for (const field of ['ca', 'cert', 'key'] as const) {
     if (typeof config.tls?.[field] !== 'string') throw wrong(`"tls.${field}" must be a path`);

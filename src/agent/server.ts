@@ -16,7 +16,9 @@ import { type AgentServer, AgentService, Event, type Result } from '../gen/gantr
 import type { Log } from '../log.ts';
 import { Acceptor } from '../migrate/acceptor.ts';
 import { Journal } from '../migrate/journal.ts';
+import { commit, keepRetained, releaseAddresses } from '../migrate/keeper.ts';
 import { recover } from '../migrate/recover.ts';
+import { rollBackMigration } from '../migrate/revert.ts';
 import { migrate } from '../migrate/source.ts';
 import { Cri } from '../runtime/cri.ts';
 import { keepReconciled } from '../surgery/reconcile.ts';
@@ -52,7 +54,7 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
     reconciling: new Map(),
   };
   await recover(node);
-  const keeping = Promise.all([keepReconciled(node, signal), keepSwept(node, signal)]);
+  const keeping = Promise.all([keepReconciled(node, signal), keepSwept(node, signal), keepRetained(node, signal)]);
 
   const acceptor = new Acceptor(node);
   const peers = await listenForPeers(config, (...connection) => acceptor.accept(...connection));
@@ -155,6 +157,14 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
     swap: (call) => run(call, 'swap', call.request.target, (operation) => swap(node, call.request, operation)),
     rollback: (call) =>
       run(call, 'rollback', call.request.target, (operation) => rollback(node, call.request, operation)),
+    rollbackMigration: (call) =>
+      run(call, 'rollback', call.request.migration, (operation) => rollBackMigration(node, call.request, operation)),
+    commitMigration: (call) =>
+      run(call, 'commit', call.request.migration, (operation) => commit(node, call.request.migration, operation)),
+    releaseMigration: (call) =>
+      run(call, 'release', call.request.migration, (operation) =>
+        releaseAddresses(node, call.request.migration, operation),
+      ),
     check: (call) => run(call, 'check', call.request.target, (operation) => check(node, call.request, operation)),
     cancel: (call, reply) => reply(null, { accepted: operations.get(call.request.operationId)?.cancel() ?? false }),
   };

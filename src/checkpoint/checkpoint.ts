@@ -1,38 +1,21 @@
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { readdir, readFile, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import {
   COMPRESSIONS,
-  CONFIG,
-  CONTAINERD_STATUS,
   type Compression,
   DUMP_LOG,
-  LAYER,
-  LOG,
-  MANIFEST,
   type Parent,
   parseManifest,
-  SHM,
-  SPEC,
-  STATISTICS,
-  STATUS,
   type TcpMode,
-  VERSION,
 } from '../archive/layout.ts';
-import { annotationsOf, podAnnotations } from '../archive/oci.ts';
-import { PlannedArchive } from '../archive/planned.ts';
-import { memberOf, POD_DUMP, POD_OPTIONS, type PodManifest, podOptions } from '../archive/pod.ts';
-import { ArchiveWriter } from '../archive/writer.ts';
-import { exists } from '../durable.ts';
+import { annotationsOf } from '../archive/oci.ts';
 import { GantryError } from '../errors.ts';
 import type { CheckpointRequest, Result } from '../gen/gantry/v1/agent.ts';
 import type { SourceEntry } from '../migrate/journal.ts';
 import { endDumped, leavePaused } from '../migrate/settle.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
-import { residentBytes, writableLayer } from '../runtime/containerd.ts';
+import { residentBytes } from '../runtime/containerd.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { type CriuOptions, checkLines, dump } from '../runtime/criu.ts';
 import {
@@ -45,15 +28,13 @@ import {
 } from './destination.ts';
 import { FrozenPod } from './freeze.ts';
 import { checkSpace, keepLog } from './images.ts';
-import { packFolder, packLayer } from './layer.ts';
-import { configDump, containerdStatus, manifestOf, statusDump } from './metadata.ts';
 import { checkWanted, trackingOf } from './parent.ts';
 import { checkDumpable } from './preflight.ts';
 import { relink } from './relink.ts';
+import { PodArchive, type Saving, saveFiles, toSave } from './save.ts';
 import { selectedOf } from './selected.ts';
 import { occupy, targetOf } from './target.ts';
 import { forgetTracked, rememberTracked } from './tracked.ts';
-import { addVolumes, shmFolder } from './volumes.ts';
 
 const TCP_MODES: Readonly<Record<string, TcpMode>> = { '': 'none', established: 'established', close: 'close' };
 
@@ -120,45 +101,16 @@ async function writeContainer(job: Job, container: ContainerDetail): Promise<voi
 /** All containers stand still before the first is dumped, and go on together. */
 async function writePod(job: Job, containers: readonly ContainerDetail[]): Promise<void> {
   const { node, request, operation } = job;
-  const [{ sandbox }] = containers as [ContainerDetail];
   if (request.output !== '') {
     throw new GantryError('IS_SANDBOX', `${request.container} is a pod (the ID is of its sandbox)`, {
       hint: 'a pod goes into an archive (--archive) or an image (--oci); for one container name that: gantry ps lists them',
     });
   }
   await using archive = await openArchive(job);
-  const { output } = archive;
-  const pod = new ArchiveWriter(output);
-  await pod.add(POD_OPTIONS, podOptions(Object.fromEntries(containers.map(({ id, name }) => [name, id]))));
-  await pod.add(POD_DUMP, `${JSON.stringify(podOf(sandbox), null, 2)}\n`);
-  const sums: Record<string, string> = {};
-  const write = async (frozen: Frozen): Promise<void> => {
-    const { name } = frozen.container;
-    const planned = output.canReserve ? undefined : new PlannedArchive();
-    await using destination = await ArchiveDestination.open(node, `${operation.id}-${name}`, output, planned);
-    if (planned === undefined) {
-      await pod.nest(memberOf(name), () => dumpInto(job, frozen, destination));
-    } else {
-      await dumpInto(job, frozen, destination);
-      await pod.nest(memberOf(name), () => planned.writeTo(new ArchiveWriter(output)), planned.size);
-    }
-    sums[name] = createHash('sha256').update(destination.manifest).digest('hex');
-  };
-  await writeFrozen(job, containers, write, async () => {
-    const manifest: PodManifest = {
-      version: VERSION,
-      created: new Date().toISOString(),
-      pod: podOf(sandbox),
-      containers: sums,
-    };
-    await pod.add(MANIFEST, `${JSON.stringify(manifest, null, 2)}\n`);
-    await pod.end();
-    await archive.finish(podAnnotations(manifest.pod));
-  });
-}
-
-function podOf({ id, config }: ContainerDetail['sandbox']): PodManifest['pod'] {
-  return { id, name: config.metadata?.name ?? '', namespace: config.metadata?.namespace ?? '' };
+  const pod = await PodArchive.begin(archive, containers);
+  const write = (frozen: Frozen) =>
+    pod.add(node, operation.id, frozen.container.name, (destination) => dumpInto(job, frozen, destination));
+  await writeFrozen(job, containers, write, () => pod.finish());
 }
 
 function openArchive({ node, request, operation }: Job): Promise<NewArchive> {
@@ -192,15 +144,8 @@ function optionsOf(request: CheckpointRequest): CriuOptions {
 }
 
 /** A container that stands still, and what was found out before it did. */
-interface Frozen {
-  readonly container: ContainerDetail;
+interface Frozen extends Saving {
   readonly pod: FrozenPod;
-  readonly layer: string;
-  readonly imageId: string;
-  /** Whether /dev/shm, which is the pod's, goes with this one. */
-  readonly hasShm: boolean;
-  /** Names of the pod's volumes that have been written so far. */
-  readonly savedVolumes: Set<string>;
 }
 
 /**
@@ -218,13 +163,7 @@ async function writeFrozen(
   await checkSpace(dirname(whereTo(request)), await residentBytes(running.flat()));
   const savedVolumes = new Set<string>();
   const prepared = await Promise.all(
-    containers.map(async (container, index) => ({
-      container,
-      layer: await writableLayer(node.config.runtimeSocket, container.snapshotter, container.snapshotKey),
-      imageId: (await node.cri.imageStatus(container.imageRef)).image?.id ?? container.imageRef,
-      hasShm: index === 0,
-      savedVolumes,
-    })),
+    containers.map((container, index) => toSave(node, container, { hasShm: index === 0, savedVolumes })),
   );
   const entry: SourceEntry = {
     role: 'source',
@@ -262,7 +201,7 @@ async function dumpInto(
   one: Frozen,
   destination: Destination,
 ): Promise<void> {
-  const { container, pod, layer, imageId, hasShm, savedVolumes } = one;
+  const { container, pod } = one;
   const { work } = destination;
   const pids = await pod.processes(container.id);
   const processes = pids.length;
@@ -282,37 +221,6 @@ async function dumpInto(
   });
   await pod.refreeze(container.id);
   operation.throwIfCancelled();
-  await operation.phase('save files', async () => {
-    await destination.add(LAYER, packLayer(layer, operation.signal));
-    await addVolumes(container.config, destination, savedVolumes, operation.signal);
-    if (hasShm) await addShm(container, destination, operation.signal);
-    await addMetadata(node, container, destination);
-    await addIfThere(destination, STATISTICS, join(work, STATISTICS));
-    await addIfThere(destination, DUMP_LOG, join(work, DUMP_LOG));
-    const dumped = { tcp: options.tcp, processes, imageId, ...(parent !== undefined && { parent }) };
-    await destination.finish(await manifestOf(node, container, dumped));
-  });
-}
-
-/** /dev/shm is the pod's, and mounted into its containers from the node: CRIU leaves it out. */
-async function addShm({ spec }: ContainerDetail, destination: Destination, signal: AbortSignal): Promise<void> {
-  const folder = await shmFolder(spec);
-  if (folder !== undefined && (await readdir(folder)).length > 0)
-    await destination.add(SHM, packFolder(folder, signal));
-}
-
-async function addMetadata(node: Node, container: ContainerDetail, destination: Destination): Promise<void> {
-  const { status } = await node.cri.containerStatus(container.id);
-  if (status === undefined) throw new GantryError('NOT_FOUND', `container ${container.id} is no more`);
-  await destination.add(SPEC, JSON.stringify(container.spec));
-  await destination.add(CONFIG, configDump(container, status));
-  await destination.add(STATUS, statusDump(status));
-  await destination.add(CONTAINERD_STATUS, containerdStatus(container, status));
-  if (status.logPath === '' || !(await exists(status.logPath))) return;
-  const { size } = await stat(status.logPath);
-  if (size > 0) await destination.add(LOG, createReadStream(status.logPath, { end: size - 1 }));
-}
-
-async function addIfThere(destination: Destination, name: string, file: string): Promise<void> {
-  if (await exists(file)) await destination.add(name, await readFile(file));
+  const dumped = { tcp: options.tcp, processes, ...(parent !== undefined && { parent }) };
+  await operation.phase('save files', () => saveFiles(node, one, dumped, destination, operation.signal));
 }

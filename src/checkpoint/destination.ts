@@ -331,6 +331,17 @@ export class ArchiveDestination implements Destination {
     this.#pump = new Pump(this.#fifos, raw.fd, raw.at);
   }
 
+  /** Takes images that were dumped before, and what CRIU has written beside them, instead of a dump. They stay there. */
+  async given(folder: string): Promise<void> {
+    await this.#writer.folder(IMAGES);
+    for (const name of await readdir(folder)) await link(join(folder, name), join(this.images, name));
+    for (const name of [STATISTICS, DUMP_LOG]) {
+      const beside = join(dirname(folder), name);
+      if (await exists(beside)) await link(beside, join(this.work, name));
+    }
+    await this.dumped(true);
+  }
+
   async dumped(isWhole: boolean): Promise<void> {
     const result = await this.#endPump();
     if (!isWhole) return;

@@ -26,12 +26,26 @@ export class ImageFolder {
 
   /** The same for one of several containers. */
   imagesOf(container: number): string {
-    return join(this.path, String(container), IMAGES);
+    return imagesBelow(this.path, container);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await rm(this.path, { recursive: true, force: true });
   }
+}
+
+/** Where a migration has its images on the source. */
+export function folderOfImages(node: Node, operation: string): string {
+  return join(node.config.imageDir, `${operation}.source`);
+}
+
+/** The same of one of its containers. */
+export function imagesOf(node: Node, operation: string, container: number): string {
+  return imagesBelow(folderOfImages(node, operation), container);
+}
+
+function imagesBelow(folder: string, container: number): string {
+  return join(folder, String(container), IMAGES);
 }
 
 /** Keeps a log of CRIU for the operator, under the operation's name; what it lay beside is removed after a failure. */

@@ -8,10 +8,11 @@ import { GantryError } from '../errors.ts';
 import { type ContainerConfig, ContainerState, PodSandboxConfig, PodSandboxState } from '../gen/cri.ts';
 import type { RestoreRequest, Result } from '../gen/gantry/v1/agent.ts';
 import type { RestoreEntry } from '../migrate/journal.ts';
+import { serve } from '../migrate/placeholder.ts';
 import { untilDone } from '../migrate/retry.ts';
-import { addressesOf } from '../network/address.ts';
+import { type Address, addressesOf, replaceAddresses } from '../network/address.ts';
 import { forgetClosing } from '../network/connections.ts';
-import { open } from '../network/shield.ts';
+import { open, shut } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
 import type { SandboxDetail } from '../runtime/cri.ts';
 import { checkLines } from '../runtime/criu.ts';
@@ -31,16 +32,35 @@ import { shmFolder, withOwnVolumes } from './volumes.ts';
  * checkpoint. A failure removes what was made; the checkpoint stays as it is.
  */
 export async function restore(node: Node, request: RestoreRequest, operation: Operation): Promise<Result> {
-  const { source, identities, criuOptions } = request;
   if ((request.sandbox === '') === (request.newSandbox === ''))
     throw new GantryError('USAGE', 'either a sandbox that exists or the name of a new one');
+  return restoreInto(node, request, operation);
+}
+
+/** The same into the very pod that it was taken of, which is no more: its name, its UID, and its addresses. */
+export function restoreOriginal(
+  node: Node,
+  request: RestoreRequest,
+  operation: Operation,
+  addresses: Address[],
+): Promise<Result> {
+  return restoreInto(node, request, operation, addresses);
+}
+
+async function restoreInto(
+  node: Node,
+  request: RestoreRequest,
+  operation: Operation,
+  original?: Address[],
+): Promise<Result> {
+  const { source, identities, criuOptions } = request;
   checkLines(criuOptions);
   const all = await operation.phase('read', () =>
     Saved.openAll(node, operation.id, source, { identities, signal: operation.signal }),
   );
   const [first] = all;
   await using _opened = first;
-  const made = request.newSandbox === '' ? undefined : newSandboxOf(first, request.newSandbox);
+  const made = original === undefined ? madeFor(first, request) : first.sandboxConfig;
   const sandboxId = made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '';
   await operation.phase('check', async () => {
     if (made === undefined) await checkRestorable(sandboxId);
@@ -69,7 +89,10 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
       name,
       attempt: made === undefined ? await nextAttempt(node, sandboxId, name) : 0,
       ...(all.length > 1 && { isShut: true }),
-      ...(made?.metadata !== undefined && { sandboxUid: made.metadata.uid }),
+      ...(made?.metadata !== undefined && {
+        sandboxUid: made.metadata.uid,
+        sandboxAttempt: made.metadata.attempt,
+      }),
     });
   }
   const warnings = all.flatMap((saved) => saved.warnings);
@@ -80,7 +103,12 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
       for (const { name } of entries) await mkdir(join(made.logDirectory, name), { recursive: true });
       // Not to be cut off: the runtime may go on with a call that its client has left, and come to its end after the rollback.
       const id = await node.cri.runSandbox(made, first.manifest.sandbox.runtimeHandler);
-      return node.cri.describeSandbox(id);
+      const detail = await node.cri.describeSandbox(id);
+      if (original !== undefined) {
+        await shut(networkOf(detail.pid));
+        await replaceAddresses(networkOf(detail.pid), original);
+      }
+      return detail;
     });
     const tcp = await tcpFor(request, first.manifest, sandbox, warnings);
     const coming: Coming[] = [];
@@ -94,12 +122,13 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
       const options = { tcp, lines: criuOptions };
       await using poised = await PoisedPod.restore(node, operation.id, sandbox, coming, options, operation.signal);
       operation.commit();
-      await poised.resume();
+      await poised.resume({ keepShut: original !== undefined });
     });
     await operation.phase('verify', async () => {
       for (const [index, { id }] of coming.entries())
         await verifyRunning(node, id, all[index]?.manifest.processes ?? 1);
     });
+    if (original !== undefined) await serve(node, sandbox.id, original);
     for (const entry of entries) await node.journal.remove(entry);
     return operation.result({
       containerId: coming.length === 1 ? (coming[0]?.id ?? '') : '',
@@ -185,6 +214,10 @@ export async function checkImage(node: Node, { image }: Manifest): Promise<void>
       hint: 'pull that very image first',
     });
   }
+}
+
+function madeFor(saved: Saved, { newSandbox }: RestoreRequest): PodSandboxConfig | undefined {
+  return newSandbox === '' ? undefined : newSandboxOf(saved, newSandbox);
 }
 
 /** One of another name: kubelet's own would be taken for it, and its ports are another one's. */

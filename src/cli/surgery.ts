@@ -4,8 +4,10 @@ import { Command, Option } from 'commander';
 import { parse } from 'yaml';
 import { GantryError, messageOf } from '../errors.ts';
 import { AgentService, type Result, SurgeryRequest } from '../gen/gantry/v1/agent.ts';
+import { identityOption } from './checkpoint-files.ts';
 import { agentOption, runOperation } from './operation.ts';
 import { type Format, formatJson, outputOption, parseCount } from './output.ts';
+import { rollBackMigration } from './retention.ts';
 
 interface Options {
   name?: string;
@@ -136,12 +138,15 @@ Examples:
     });
 }
 
+/** No container has an ID of this length, and a prefix of one is hardly ever as long. */
+const MIGRATION = /^[0-9a-f]{16}$/;
+
 /** `gantry rollback`: who was there before comes back. */
 export function rollbackCommand(): Command {
   return withCommon(
     new Command('rollback')
-      .description('bring back the container that was in a slot before')
-      .argument('<container>', 'ID, ID prefix or name')
+      .description('bring back the container that was in a slot before, or a pod that has moved away')
+      .argument('<what>', 'container (ID, ID prefix or name), or the whole ID of a migration')
       .addOption(keepStateOption())
       .addOption(graceOption())
       .addOption(settleOption())
@@ -152,10 +157,17 @@ export function rollbackCommand(): Command {
       `
 One that was frozen goes on where it was. One that was stopped is started again, with the files that it had written.
 
-Example:
-  gantry rollback redis`,
+Of a migration, on the node that was its source: the copy on the other node is ended first, then the pod starts here as it was
+when it was frozen. All that it has done since is lost, also what it has answered to its clients.
+
+Examples:
+  gantry rollback redis
+  gantry rollback 4b1c0a6e2f9d8b37`,
     )
-    .action(async (target: string, options: Options) => {
+    .addOption(identityOption())
+    .option('--peer-is-lost', 'of a migration: the node that has the pod is off and stays off, and is not asked', false)
+    .action(async (target: string, options: Options & { identity: string[]; peerIsLost: boolean }) => {
+      if (MIGRATION.test(target)) return rollBackMigration(target, options);
       const result = await perform('rollback', target, options);
       print(options, result, `${target} is container ${short(result.containerId)} again; ${changeOver(result)}`);
     });

@@ -8,6 +8,8 @@ const VERBS: Readonly<Record<string, () => Promise<Command>>> = {
   rollback: async () => (await import('./surgery.ts')).rollbackCommand(),
   remove: async () => (await import('./surgery.ts')).removeCommand(),
   insert: async () => (await import('./surgery.ts')).insertCommand(),
+  commit: async () => (await import('./retention.ts')).commitCommand(),
+  release: async () => (await import('./retention.ts')).releaseCommand(),
   check: async () => (await import('./check.ts')).checkCommand(),
   migrate: async () => (await import('./migrate.ts')).migrateCommand(),
   checkpoint: async () => (await import('./checkpoint.ts')).checkpointCommand(),

@@ -4,13 +4,15 @@ import { nodeFacts } from '../check/proc/node.ts';
 import { GantryError } from '../errors.ts';
 import type { Purpose } from '../transfer/peer.ts';
 import type { TargetEntry } from './journal.ts';
-import { mayForget } from './protocol.ts';
+import { type Answer, mayForget } from './protocol.ts';
 import { Incoming } from './target.ts';
+import { endForRollback, tellOutcome } from './whereabouts.ts';
 
 /** Takes the connections of peers and gives each to the migration that it belongs to. */
 export class Acceptor {
   readonly #node: Node;
   readonly #incoming = new Map<string, Incoming>();
+  #reverting: Promise<unknown> = Promise.resolve();
 
   constructor(node: Node) {
     this.#node = node;
@@ -42,7 +44,10 @@ export class Acceptor {
         return incoming.receive(purpose.stream, socket);
       }
       case 'outcome':
-        answer({ ok: true, outcome: this.#entryOf(peer, operation)?.state ?? 'none' });
+        answer({ ok: true, outcome: await tellOutcome(this.#node, this.#entryOf(peer, operation)) });
+        return void socket.end();
+      case 'revert':
+        answer({ ok: true, outcome: await this.#revert(peer, operation) });
         return void socket.end();
       case 'done': {
         const entry = this.#entryOf(peer, operation);
@@ -58,6 +63,13 @@ export class Acceptor {
       default:
         throw new GantryError('UNSUPPORTED', `node ${this.#node.config.node} does not know this kind of connection`);
     }
+  }
+
+  /** One after another: what is asked twice is done once. */
+  #revert(peer: string, operation: string): Promise<Answer> {
+    const next = this.#reverting.then(() => endForRollback(this.#node, this.#entryOf(peer, operation)));
+    this.#reverting = next.catch(() => undefined);
+    return next;
   }
 
   /** Only the peer of a migration learns its outcome. */

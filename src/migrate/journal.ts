@@ -2,6 +2,7 @@ import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makePrivateFolder, removeDurably, writeDurably } from '../durable.ts';
 import { GantryError } from '../errors.ts';
+import type { Address } from '../network/address.ts';
 import { mayFollow, type SourceState, type TargetState } from './protocol.ts';
 
 const VERSION = 1;
@@ -33,13 +34,35 @@ export interface SourceEntry extends Common {
   sandbox: string;
   /** The checkpoint has its connections: their other ends are not to hear of its end. */
   keepsConnections?: boolean;
+  /** The rest is a migration's only. */
+  sandboxMetadata?: SandboxKey;
+  addresses?: Address[];
+  /** Of each container, at the freeze. */
+  processes?: number[];
+  /** The pod's state at the freeze, for a rollback. */
+  retained?: Retained;
+}
+
+/** What the runtime reserves for a sandbox: finds it also when its ID was never learned. */
+export interface SandboxKey {
+  name: string;
+  namespace: string;
+  uid: string;
+  attempt: number;
+}
+
+export interface Retained {
+  /** Path of a pod's archive. */
+  archive: string;
+  bytes: number;
+  /** Milliseconds since 1970. */
+  until: number;
 }
 
 export interface TargetEntry extends Common {
   role: 'target';
   state: TargetState;
-  /** What the runtime reserves for a sandbox: finds it also when its ID was never learned. */
-  sandboxMetadata: { name: string; namespace: string; uid: string; attempt: number };
+  sandboxMetadata: SandboxKey;
   sandbox: string;
   containers: TargetContainer[];
 }

@@ -1,10 +1,11 @@
 import type { Node } from '../agent/node.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
 import { GantryError } from '../errors.ts';
+import type { PodSandboxConfig } from '../gen/cri.ts';
 import { type Address, announce } from '../network/address.ts';
 import { giveToSandbox } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
-import type { TargetEntry } from './journal.ts';
+import type { SandboxKey, TargetEntry } from './journal.ts';
 
 /** Opens the door of a pod that has taken over and tells the neighbours. Idempotent: a restarted agent does it again. */
 export async function serve(node: Node, sandbox: string, addresses: Address[]): Promise<void> {
@@ -20,7 +21,7 @@ export async function serve(node: Node, sandbox: string, addresses: Address[]): 
  * Refuses a pod that this node has already: its rollback, which goes by the metadata, would remove that one.
  * Errors: BUSY.
  */
-export async function refuseTaken(node: Node, wanted: TargetEntry['sandboxMetadata']): Promise<void> {
+export async function refuseTaken(node: Node, wanted: SandboxKey): Promise<void> {
   const [taken] = await sandboxesOf(node, wanted);
   if (taken === undefined) return;
   const { namespace, name, uid } = wanted;
@@ -34,7 +35,14 @@ export async function removePlaceholder(node: Node, { sandboxMetadata }: TargetE
   for (const id of await sandboxesOf(node, sandboxMetadata)) await node.cri.removeSandbox(id);
 }
 
-async function sandboxesOf(node: Node, wanted: TargetEntry['sandboxMetadata']): Promise<string[]> {
+/** Of a sandbox's configuration. */
+export function keyOf({ metadata }: PodSandboxConfig): SandboxKey {
+  const { name = '', namespace = '', uid = '', attempt = 0 } = metadata ?? {};
+  return { name, namespace, uid, attempt };
+}
+
+/** IDs of what a node has under these, whatever its state. */
+export async function sandboxesOf(node: Node, wanted: SandboxKey): Promise<string[]> {
   const sandboxes = await node.cri.listSandboxes();
   const same = sandboxes.filter(
     ({ metadata }) =>

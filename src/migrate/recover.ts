@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import { drain } from '../archive/pump.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
+import { folderOfImages } from '../checkpoint/images.ts';
 import { recoverPrepared } from '../checkpoint/prepared.ts';
 import { removeRestored } from '../checkpoint/restore.ts';
 import { letGo, verifyRunning } from '../checkpoint/restore-container.ts';
@@ -15,8 +16,10 @@ import { endRestores } from '../runtime/ticket.ts';
 import type { Entry, OutputEntry, SourceEntry, TargetEntry } from './journal.ts';
 import { removePlaceholder, serve } from './placeholder.ts';
 import { sourceRecovery, targetRecovery } from './protocol.ts';
+import { removeOrphans } from './retain.ts';
 import { untilDone } from './retry.ts';
-import { endDumped, leavePaused, settle, thawSource } from './settle.ts';
+import { revert } from './revert.ts';
+import { conclude, endDumped, leavePaused, settle, thawSource } from './settle.ts';
 
 /**
  * What an agent does with the journal of one that died, before it takes any call. What needs the peer goes on in the
@@ -30,23 +33,33 @@ export async function recover(node: Node): Promise<void> {
   // First: a restore that goes on without its agent must not come alive after it was said to have failed.
   await endRestores(spent);
   const entries = await node.journal.load();
-  for (const entry of entries) {
-    node.log.warn('recovering', { operation: entry.operation, role: entry.role, state: entry.state });
-    const key = `${entry.role} ${entry.operation}`;
-    const step = () => recoverEntry(node, entry);
-    const worked = entry.role === 'source' ? [entry.sandbox, ...entry.containers] : [];
-    for (const id of worked) node.busy.add(id);
-    const done = untilDone(node, `recover ${key}`, step)
-      .catch((error: unknown) => node.log.error('recovery-given-up', { key, why: messageOf(error) }))
-      .finally(() => {
-        for (const id of worked) node.busy.delete(id);
-      });
-    // What only this node has to say is done before the first call is taken.
-    if (!(entry.role === 'source' && entry.state === 'committed' && entry.peer !== '')) await done;
-  }
-  const kept = await recoverPrepared(node);
+  // What only this node has to say is done before the first call is taken. First files that nobody was to see.
+  const needsPeer = (entry: Entry) =>
+    entry.role === 'source' && ['committed', 'reverting', 'settled'].includes(entry.state) && entry.peer !== '';
+  const own = entries.filter((entry) => !needsPeer(entry)).sort((entry) => (entry.role === 'output' ? -1 : 0));
+  const asking = entries.filter(needsPeer) as SourceEntry[];
+  for (const { sandbox, containers } of asking) for (const id of [sandbox, ...containers]) node.busy.add(id);
+  for (const entry of own) await recoverOne(node, entry);
+  const kept = new Set([...(await recoverPrepared(node)), ...asking.map(({ operation }) => `${operation}.source`)]);
   for (const folder of [imageDir, join(runDir, 'tickets')]) await emptyFolder(folder, kept);
   await emptyFolder(spent);
+  await removeOrphans(node);
+  for (const entry of asking) {
+    const free = () => {
+      for (const id of [entry.sandbox, ...entry.containers]) node.busy.delete(id);
+    };
+    recoverOne(node, entry).then(free, free);
+  }
+}
+
+async function recoverOne(node: Node, entry: Entry): Promise<void> {
+  const key = `${entry.role} ${entry.operation}`;
+  node.log.warn('recovering', { operation: entry.operation, role: entry.role, state: entry.state });
+  try {
+    await untilDone(node, `recover ${key}`, () => recoverEntry(node, entry));
+  } catch (error) {
+    node.log.error('recovery-given-up', { key, why: messageOf(error) });
+  }
 }
 
 /** Of folders of images. */
@@ -78,6 +91,11 @@ async function recoverSource(node: Node, entry: SourceEntry): Promise<void> {
     case 'settle':
       if (entry.peer === '') return endDumped(node, entry);
       await settle(node, entry);
+      return rm(folderOfImages(node, entry.operation), { recursive: true, force: true });
+    case 'revert':
+      return revert(node, entry);
+    case 'tell':
+      return conclude(node, entry);
   }
 }
 

@@ -1,9 +1,10 @@
+import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
 import { FrozenPod, networkOf } from '../checkpoint/freeze.ts';
+import { folderOfImages } from '../checkpoint/images.ts';
 import { exists } from '../durable.ts';
 import { GantryError, messageOf } from '../errors.ts';
-import { addressesOf } from '../network/address.ts';
 import { forgetConnections } from '../network/connections.ts';
 import { keepReserved } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
@@ -12,6 +13,7 @@ import { findProcesses } from '../runtime/processes.ts';
 import { connectPeer } from '../transfer/peer.ts';
 import type { SourceEntry } from './journal.ts';
 import { type Answer, afterOutcome } from './protocol.ts';
+import { expire, retain } from './retain.ts';
 import { untilDone } from './retry.ts';
 
 /**
@@ -24,7 +26,7 @@ export async function settle(node: Node, entry: SourceEntry, known?: Answer): Pr
     const outcome = known ?? (await askOutcome(node, entry, attempt));
     switch (afterOutcome(outcome)) {
       case 'end':
-        await untilDone(node, 'remove-source', () => removeSource(node, entry));
+        await untilDone(node, 'end-source', () => endSource(node, entry));
         return 'moved';
       case 'thaw':
         await untilDone(node, 'thaw-source', () => thawSource(node, entry));
@@ -43,8 +45,13 @@ export async function thawSource(node: Node, entry: SourceEntry): Promise<void> 
   await frozen?.[Symbol.asyncDispose]();
   // Those that have all ended have left their pod shut.
   if (frozen === undefined && netns !== '' && (await exists(netns))) await open(netns);
-  await node.journal.remove(entry);
-  if (entry.state === 'committed') await nowOrLater(node, `tell ${entry.peer}`, () => tellDone(node, entry));
+  if (entry.state === 'committed') {
+    const settled: SourceEntry = { ...entry, state: 'settled' };
+    await node.journal.write(settled);
+    await conclude(node, settled);
+  } else {
+    await node.journal.remove(entry);
+  }
   node.log.warn('rolled-back', { operation: entry.operation, containers: entry.containers, peer: entry.peer });
 }
 
@@ -77,20 +84,26 @@ export async function leavePaused(node: Node, entry: SourceEntry): Promise<void>
   await node.journal.remove(entry);
 }
 
-async function removeSource(node: Node, entry: SourceEntry): Promise<void> {
-  const { containers, netns } = await describe(node, entry);
-  if (netns !== '') {
-    const addresses = await addressesOf(netns).catch(() => []);
-    await keepReserved(node.config.ipamDir, addresses, entry.operation);
-  }
+/** What the target has taken over ends here, and its last state is kept. */
+async function endSource(node: Node, entry: SourceEntry): Promise<void> {
+  const { containers } = await describe(node, entry);
+  await keepReserved(node.config.ipamDir, entry.addresses ?? [], entry.operation);
+  const retained = await retain(node, entry, containers);
   await (await FrozenPod.find(containers))?.end();
   await node.cri.removeSandbox(entry.sandbox);
-  // The target forgets first: it does not ask, and an agent that is restarted here finds the entry and tells it.
+  await rm(folderOfImages(node, entry.operation), { recursive: true, force: true });
+  const kept: SourceEntry = { ...entry, state: 'retained', ...(retained !== undefined && { retained }) };
+  await node.journal.write(kept);
+  node.log.info('migration-done', { operation: entry.operation, containers: entry.containers, peer: entry.peer });
+  if (retained === undefined) await expire(node, kept);
+}
+
+/** Nothing is left to do here but to let the target forget it, too. */
+export async function conclude(node: Node, entry: SourceEntry): Promise<void> {
   await nowOrLater(node, `tell ${entry.peer}`, async () => {
     await tellDone(node, entry);
     await node.journal.remove(entry);
   });
-  node.log.info('migration-done', { operation: entry.operation, containers: entry.containers, peer: entry.peer });
 }
 
 /** Those containers of an entry that are still there, and their pod's network; "" without one. */
@@ -107,11 +120,13 @@ async function describe(node: Node, entry: SourceEntry): Promise<{ containers: C
   return { containers, netns: pid > 0 ? networkOf(pid) : '' };
 }
 
-async function askOutcome(node: Node, { peer, operation }: SourceEntry, attempt: number): Promise<Answer> {
+/** What has become of a migration, by its target. @param attempt the log hears of every tenth that fails */
+export async function askOutcome(node: Node, { peer, operation }: SourceEntry, attempt: number): Promise<Answer> {
   try {
     const { socket, outcome } = await connectPeer(node.config, peer, { kind: 'outcome', operation });
     socket.destroy();
-    return (outcome || 'none') as Answer;
+    // Of a peer that says nothing nothing is known.
+    return (outcome || 'unreachable') as Answer;
   } catch (error) {
     if (attempt % 10 === 0) node.log.warn('migration-outcome-unknown', { operation, peer, why: messageOf(error) });
     return 'unreachable';

@@ -23,6 +23,7 @@ import { connectPeer, type Stream } from '../transfer/peer.ts';
 import { type Session, sourceSession } from '../transfer/session.ts';
 import { sendFolder, syncFiles } from '../transfer/streams.ts';
 import type { SourceEntry } from './journal.ts';
+import { keyOf } from './placeholder.ts';
 import { settle } from './settle.ts';
 
 const ABORT_LIMIT_MS = 15_000;
@@ -134,6 +135,8 @@ class Outgoing {
       peer: this.#peer,
       containers: this.#containers.map(({ id }) => id),
       sandbox: this.#sandbox.id,
+      sandboxMetadata: keyOf(this.#sandbox.config),
+      addresses,
     };
     const frozenMs = await this.#cutOver(entry, folders);
     const [containerId = '', ...others] = placeholder.containerIds;
@@ -195,12 +198,20 @@ class Outgoing {
   async #cutOver(entry: SourceEntry, folders: readonly MovingFolder[]): Promise<number> {
     const node = this.#node;
     const operation = this.#operation;
-    await using folder = await ImageFolder.make(node, operation.id, 'source');
+    const folder = await ImageFolder.make(node, operation.id, 'source');
+    await using stack = new AsyncDisposableStack();
+    stack.defer(async () => {
+      // What is kept for a rollback is made of it, maybe later.
+      const free = () => folder[Symbol.asyncDispose]();
+      if (this.settling === undefined) await free();
+      else this.settling.then(free, free);
+    });
     const frozenAt = operation.elapsedMs();
+    const processes: number[] = [];
+    const committed: SourceEntry = { ...entry, state: 'committed', processes };
     let servedAt: number;
     {
       await using pod = await operation.phase('freeze', () => FrozenPod.freeze(node, this.#containers, entry));
-      const processes: number[] = [];
       for (const { id } of this.#containers) processes.push((await pod.processes(id)).length);
       // Both are waited for, also when one fails: nothing may still work on a container that is thawed.
       await allOf([
@@ -222,13 +233,13 @@ class Outgoing {
 
       await operation.phase('commit', async () => {
         operation.commit();
-        await node.journal.write({ ...entry, state: 'committed' });
+        await node.journal.write(committed);
       });
       pod.leaveFrozen();
-      await operation.phase('resume', () => this.#resume({ ...entry, state: 'committed' }, processes));
+      await operation.phase('resume', () => this.#resume(committed, processes));
       servedAt = operation.elapsedMs();
     }
-    await operation.phase('remove source', () => this.#finish({ ...entry, state: 'committed' }));
+    await operation.phase('remove source', () => this.#finish(committed));
     return servedAt - frozenAt;
   }
 

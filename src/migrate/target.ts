@@ -20,7 +20,7 @@ import type { Stream } from '../transfer/peer.ts';
 import { type Session, targetSession } from '../transfer/session.ts';
 import { receiveFiles, receiveFolder } from '../transfer/streams.ts';
 import type { TargetEntry } from './journal.ts';
-import { refuseTaken, removePlaceholder, serve } from './placeholder.ts';
+import { keyOf, refuseTaken, removePlaceholder, serve } from './placeholder.ts';
 import { untilDone } from './retry.ts';
 
 /**
@@ -110,18 +110,19 @@ export class Incoming {
     this.#folder = await ImageFolder.make(node, this.#operation, 'target');
 
     const sandboxConfig = PodSandboxConfig.decode(offer.sandboxConfig);
-    const { name = '', namespace = '', uid = '', attempt = 0 } = sandboxConfig.metadata ?? {};
+    const sandboxMetadata = keyOf(sandboxConfig);
+    const { uid } = sandboxMetadata;
     // It becomes part of a path.
     checkName(uid);
     const configs: ContainerConfig[] = [];
     for (const container of offer.containers) configs.push(await withOwnVolumes(node, configOf(container), uid));
-    await refuseTaken(node, { name, namespace, uid, attempt });
+    await refuseTaken(node, sandboxMetadata);
     await this.#write({
       role: 'target',
       state: 'preparing',
       operation: this.#operation,
       peer: this.peer,
-      sandboxMetadata: { name, namespace, uid, attempt },
+      sandboxMetadata,
       sandbox: '',
       containers: [],
     });

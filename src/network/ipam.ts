@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { exists, writeDurably } from '../durable.ts';
+import { exists, removeDurably, writeDurably } from '../durable.ts';
 import type { Address } from './address.ts';
 
 /*
@@ -19,6 +19,23 @@ export async function keepReserved(ipamDir: string, addresses: readonly Address[
 /** Gives addresses that come home to the sandbox that now has them, so that they are freed with it. */
 export async function giveToSandbox(ipamDir: string, addresses: readonly Address[], sandbox: string): Promise<void> {
   await rekey(ipamDir, addresses, (owner) => (owner.startsWith('gantry-') ? sandbox : undefined));
+}
+
+/** Whether an address is still reserved for a migration: not, once it came home or was released. */
+export async function isReserved(ipamDir: string, addresses: readonly Address[], operation: string): Promise<boolean> {
+  return (await reservedFor(ipamDir, addresses, operation)).length > 0;
+}
+
+/** Frees addresses that were kept for a migration. Those that have come home stay. */
+export async function release(ipamDir: string, addresses: readonly Address[], operation: string): Promise<void> {
+  for (const file of await reservedFor(ipamDir, addresses, operation)) await removeDurably(file);
+}
+
+async function reservedFor(ipamDir: string, addresses: readonly Address[], operation: string): Promise<string[]> {
+  if (ipamDir === '') return [];
+  const files = addresses.map(({ local }) => join(ipamDir, local));
+  const owners = await Promise.all(files.map((file) => readFile(file, 'utf8').catch(() => '')));
+  return files.filter((_, index) => owners[index]?.trim().split(/\s+/)[0] === `gantry-${operation}`);
 }
 
 async function rekey(ipamDir: string, addresses: readonly Address[], ownerFor: (owner: string) => string | undefined) {

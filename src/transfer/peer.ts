@@ -24,6 +24,7 @@ export type Purpose =
   | { kind: 'session'; operation: string }
   | { kind: 'data'; operation: string; stream: Stream }
   | { kind: 'outcome'; operation: string }
+  | { kind: 'revert'; operation: string }
   | { kind: 'done'; operation: string }
   /** What the peer's node has, for a check; the answer is JSON up to the end of the connection. */
   | { kind: 'facts'; operation: string; images: readonly string[] };

@@ -1,10 +1,13 @@
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { PodSandboxState } from '../../src/gen/cri.ts';
 import { Cri } from '../../src/runtime/cri.ts';
 import { type LabEnvironment, labExec, type NodeEnvironment } from '../lab.ts';
 
 /** Empty while no operation is under way. */
-const FOLDERS = ['/run/gantry/images', '/run/gantry/tickets', '/run/gantry/spent', '/var/lib/gantry/migrations'];
+const FOLDERS = ['/run/gantry/images', '/run/gantry/tickets', '/run/gantry/spent'];
+
+/** What the journal says of a migration that is over: until the pod is gone, and on the source for a day before that. */
+const OVER = ['retained', 'reserved', 'serving'];
 
 /** Every network namespace of a node; the last column tells which. */
 const TABLES =
@@ -30,18 +33,32 @@ export async function leftoversOn(lab: LabEnvironment, node: NodeEnvironment): P
     const { stdout } = await labExec(lab.name, node.name, ['sh', '-c', script]);
     return stdout.split('\n').filter(Boolean);
   };
-  const [files, tables, kept, namespaces] = await Promise.all([
+  const [files, entries, tables, kept, namespaces] = await Promise.all([
     Promise.all(FOLDERS.map((folder) => filesIn(node, folder))),
+    entriesUnderWay(node),
     inNode(TABLES),
     inNode(KEPT),
     filesIn(node, '/run/netns'),
   ]);
   return [
     ...files.flat(),
+    ...entries,
     ...tables,
     ...kept.filter((line) => !known.has(line.split(' ')[1] ?? '')),
     ...(namespaces.length === sandboxes.length ? [] : namespaces),
   ].map((what) => `${node.name}: ${what}`);
+}
+
+/** Names and content of the journal's files of what is not over. */
+export async function entriesUnderWay(node: NodeEnvironment): Promise<string[]> {
+  const files = await filesIn(node, '/var/lib/gantry/migrations');
+  const texts = await Promise.all(
+    files.map((file) => readFile(`/proc/${node.pid}/root${file}`, 'utf8').catch(() => '{}')),
+  );
+  return files.flatMap((file, index) => {
+    const { state } = JSON.parse(texts[index] || '{}') as { state?: string };
+    return state === undefined || OVER.includes(state) ? [] : [`${file} ${texts[index]}`];
+  });
 }
 
 /** The sandboxes and containers of a pod on a node, whatever their state; the pod and its container have one name. */

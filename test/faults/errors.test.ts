@@ -57,12 +57,6 @@ describe('what is named', () => {
     await expectUntouched();
   });
 
-  test('a sandbox, by the ID of its pause container', async () => {
-    const ended = await world.gantry(world.a, 'migrate', pod.sandbox, '--to', 'b');
-    expectReason(ended, 'IS_SANDBOX', pod.sandbox, /sandbox/);
-    await expectUntouched();
-  });
-
   test('a name that two containers have', async () => {
     const twins = [
       await world.runContainer(world.a, { name: 'twin' }),

@@ -18,6 +18,7 @@ import {
 } from '../../src/gen/cri.ts';
 import { isFrozen, parseFreezer } from '../../src/runtime/cgroup.ts';
 import { Cri } from '../../src/runtime/cri.ts';
+import { entriesUnderWay } from '../e2e/leftovers.ts';
 import { type LabEnvironment, labDown, labExec, labUp, type NodeEnvironment, type Service } from '../lab.ts';
 import { type Pod, runPod } from '../pods.ts';
 import { Counter, fill, RedisConnection } from '../redis.ts';
@@ -419,9 +420,7 @@ export class World {
     for (const folder of ['images', 'tickets', 'spent'].map((name) => `/run/gantry/${name}`)) {
       for (const name of await namesIn(this.path(node, folder))) left.push(`${folder}/${name}`);
     }
-    for (const name of await namesIn(this.path(node, '/var/lib/gantry/migrations'))) {
-      left.push(`journal ${name}: ${await readOrNothing(this.path(node, `/var/lib/gantry/migrations/${name}`))}`);
-    }
+    left.push(...(await entriesUnderWay(node)));
 
     using cri = new Cri(node.runtimeSocket);
     const [sandboxes, containers] = await Promise.all([cri.listSandboxes(), cri.listContainers()]);
