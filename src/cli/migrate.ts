@@ -3,15 +3,17 @@ import { AgentService, MigrateRequest, type Quiesced, type Result } from '../gen
 import { MOST_MS } from '../network/quiesce.ts';
 import { agentOption, runOperation } from './operation.ts';
 import { type Format, formatJson, formatTable, outputOption } from './output.ts';
+import { addProbeOptions, type ProbeOptions, probesOf } from './probes.ts';
 
 /** `gantry migrate`: a running container moves to another node, with its pod's address and connections. */
 export function migrateCommand(): Command {
-  return new Command('migrate')
+  const command = new Command('migrate')
     .description('move a running container, with its sandbox, to another node')
     .argument('<container>', 'ID, ID prefix or name of a running container of this node')
     .requiredOption('--to <node>', 'name of a peer in the agent’s configuration')
     .option('--force', 'also move a pod that a kubelet manages (that kubelet will start it here again)', false)
-    .option('--quiesce <seconds>', 'how long to wait for a moment without requests; 0: not at all', parseQuiesce, 1)
+    .option('--quiesce <seconds>', 'how long to wait for a moment without requests; 0: not at all', parseQuiesce, 1);
+  return addProbeOptions(command)
     .addOption(agentOption())
     .addOption(outputOption())
     .addHelpText(
@@ -22,18 +24,26 @@ serves, then it is frozen, its memory is sent, restored there and goes on: same 
 commit any failure, and Ctrl-C, lets it go on here as if nothing had happened. Killing this command changes nothing:
 the agents carry on.
 
-Example:
-  gantry migrate redis --to node-b`,
+Examples:
+  gantry migrate redis --to node-b
+  gantry migrate web --to node-b --quiesce 3 --verify-http 8080/healthz`,
     )
     .action(async (container: string, options: Options) => {
       const { to, force, quiesce } = options;
-      const request = MigrateRequest.fromPartial({ container, to, force, quiesceMs: Math.round(quiesce * 1000) });
+      const verify = probesOf(options);
+      const request = MigrateRequest.fromPartial({
+        container,
+        to,
+        force,
+        quiesceMs: Math.round(quiesce * 1000),
+        verify,
+      });
       const result = await runOperation(options.agent, AgentService.migrate, request);
       console.log(options.outputFormat === 'json' ? formatJson(result) : describe(container, result));
     });
 }
 
-interface Options {
+interface Options extends ProbeOptions {
   to: string;
   force: boolean;
   quiesce: number;

@@ -25,6 +25,7 @@ import { type Session, sourceSession } from '../transfer/session.ts';
 import { sendFolder, syncFiles } from '../transfer/streams.ts';
 import type { SourceEntry } from './journal.ts';
 import { settle } from './settle.ts';
+import { checkProbes } from './verify.ts';
 
 const ABORT_LIMIT_MS = 15_000;
 /** How long the caller waits for the outcome when the peer is lost after the commit; the agent goes on for longer. */
@@ -63,6 +64,7 @@ async function check(node: Node, ids: readonly string[], request: MigrateRequest
   if (request.quiesceMs > MOST_MS) {
     throw new GantryError('USAGE', `nobody waits ${request.quiesceMs} ms for a quiet moment: ${MOST_MS} at most`);
   }
+  checkProbes(request.verify);
   await checkMovable(containers, node.cri, request.force);
   return containers;
 }
@@ -225,7 +227,7 @@ class Outgoing {
         }
       });
       await operation.phase('restore', () => {
-        this.#send({ restore: { tcpEstablished: true } });
+        this.#send({ restore: { tcpEstablished: true, verify: this.#request.verify } });
         return this.#expect('poised');
       });
 
