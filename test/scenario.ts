@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ContainerState, type ExecSyncResponse, RuntimeServiceService as Runtime } from '../src/gen/cri.ts';
-import type { Phase } from '../src/gen/gantry/v1/agent.ts';
+import type { Phase, Quiesced } from '../src/gen/gantry/v1/agent.ts';
 import { Cri } from '../src/runtime/cri.ts';
 import { connectSocket, unary } from '../src/runtime/grpc.ts';
 import { type LabEnvironment, labExec, type NodeEnvironment } from './lab.ts';
@@ -27,6 +27,7 @@ export interface Migration {
   bytesSent: number;
   addresses: string[];
   frozenMs: number;
+  quiesced?: Omit<Quiesced, '_unknownFields'>;
 }
 
 export interface Move {
@@ -158,8 +159,14 @@ export class RedisScenario {
 }
 
 /** Runs the real command on a node. Throws with the reason that it prints. */
-export async function migrate(lab: LabEnvironment, from: string, to: string, container: string): Promise<Migration> {
-  const command = ['gantry', 'migrate', container, '--to', to, '-o', 'json'];
+export async function migrate(
+  lab: LabEnvironment,
+  from: string,
+  to: string,
+  container: string,
+  options: readonly string[] = [],
+): Promise<Migration> {
+  const command = ['gantry', 'migrate', container, '--to', to, '-o', 'json', ...options];
   const { stdout, stderr, exitCode } = await labExec(lab.name, from, command, { reject: false });
   if (exitCode === 0) return JSON.parse(stdout) as Migration;
   throw new Error(`${command.join(' ')} on ${from} ended with exit code ${exitCode}: ${reasonIn(stderr)}`);

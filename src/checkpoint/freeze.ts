@@ -24,12 +24,20 @@ export class FrozenPod {
     this.#netns = netns;
   }
 
+  /** {@link claim} and {@link freeze} at once. */
+  static async freeze(node: Node, containers: readonly ContainerDetail[], entry: SourceEntry): Promise<FrozenPod> {
+    const claimed = await FrozenPod.claim(node, containers, entry);
+    await claimed.freeze();
+    return claimed;
+  }
+
   /**
-   * Shuts first: a request that is answered after the freeze has begun would be lost. The journal knows before.
+   * Everything that comes before the freeze itself, so that nothing but it is left to do: whether they can be frozen, and the
+   * journal, which knows before.
    *
    * @param containers of one sandbox; at least one
    */
-  static async freeze(node: Node, containers: readonly ContainerDetail[], entry: SourceEntry): Promise<FrozenPod> {
+  static async claim(node: Node, containers: readonly ContainerDetail[], entry: SourceEntry): Promise<FrozenPod> {
     const found = await FrozenPod.find(containers);
     const freezers = found === undefined ? new Map<string, Freezer>() : found.#freezers;
     for (const { id, name } of containers) {
@@ -46,12 +54,16 @@ export class FrozenPod {
     const frozen = found as FrozenPod;
     await node.journal.write(entry);
     frozen.#forget = () => node.journal.remove(entry);
+    return frozen;
+  }
+
+  /** Shuts first: a request that is answered after the freeze has begun would be lost. When it fails they go on. */
+  async freeze(): Promise<void> {
     try {
-      await shut(frozen.#netns);
-      for (const freezer of frozen.#freezers.values()) await freeze(freezer);
-      return frozen;
+      await shut(this.#netns);
+      for (const freezer of this.#freezers.values()) await freeze(freezer);
     } catch (error) {
-      await frozen[Symbol.asyncDispose]();
+      await this[Symbol.asyncDispose]();
       throw error;
     }
   }

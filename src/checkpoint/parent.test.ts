@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Node } from '../agent/node.ts';
 import { linkTo, sumOfManifest } from '../archive/chain.ts';
 import { writeFolder } from '../inspect/checkpoint.fixture.ts';
+import { checkTracking } from '../runtime/criu.ts';
 import { checkWanted, parentFor, trackingOf } from './parent.ts';
 import { forgetTracked, rememberTracked, trackedSince } from './tracked.ts';
 
@@ -63,13 +64,12 @@ describe('the parent', () => {
 });
 
 test('crun is not asked for it', async () => {
-  const asked = trackingOf(node, 'unknown-to-runc', { ...wanted, parent: '/a' });
+  const asked = checkTracking('c', 'crun');
   await expect(asked).rejects.toMatchObject({
     reason: 'UNSUPPORTED',
     message: expect.stringMatching(/crun/),
     hint: expect.stringMatching(/without --parent/),
   });
-  expect(await trackingOf(node, 'unknown-to-runc', wanted)).toEqual({ options: {} });
 });
 
 test('since when memory is tracked is kept for each container, until it is reset or the container is no more', async () => {

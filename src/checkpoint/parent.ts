@@ -5,6 +5,7 @@ import { ancestorsOf, linkTo, MOST_PARENTS, sumOfManifest } from '../archive/cha
 import { MANIFEST, type Parent } from '../archive/layout.ts';
 import { GantryError } from '../errors.ts';
 import type { CheckpointRequest } from '../gen/gantry/v1/agent.ts';
+import { runtimeOf } from '../runtime/containerd.ts';
 import { type CriuOptions, checkTracking } from '../runtime/criu.ts';
 import { manifestIn } from './saved.ts';
 import { trackedSince } from './tracked.ts';
@@ -43,7 +44,7 @@ export interface Tracking {
  */
 export async function trackingOf(node: Node, container: string, request: Wanted): Promise<Tracking> {
   if (request.parent === '' && !request.trackMemory) return { options: {} };
-  await checkTracking(container);
+  await checkTracking(container, await runtimeOf(container));
   if (request.parent === '') return { options: { tracksMemory: true } };
   const parent = await parentFor(request);
   const since = await trackedSince(node, container);

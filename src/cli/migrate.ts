@@ -1,15 +1,19 @@
-import { Command } from 'commander';
-import { AgentService, type Result } from '../gen/gantry/v1/agent.ts';
+import { Command, InvalidArgumentError } from 'commander';
+import { AgentService, MigrateRequest, type Quiesced, type Result } from '../gen/gantry/v1/agent.ts';
+import { MOST_MS } from '../network/quiesce.ts';
 import { agentOption, runOperation } from './operation.ts';
 import { type Format, formatJson, formatTable, outputOption } from './output.ts';
+import { addProbeOptions, type ProbeOptions, probesOf } from './probes.ts';
 
 /** `gantry migrate`: a running container moves to another node, with its pod's address and connections. */
 export function migrateCommand(): Command {
-  return new Command('migrate')
+  const command = new Command('migrate')
     .description('move a running container, with its sandbox, to another node')
     .argument('<container>', 'ID, ID prefix or name of a running container of this node')
     .requiredOption('--to <node>', 'name of a peer in the agent’s configuration')
     .option('--force', 'also move a pod that a kubelet manages (that kubelet will start it here again)', false)
+    .option('--quiesce <seconds>', 'how long to wait for a moment without requests; 0: not at all', parseQuiesce, 1);
+  return addProbeOptions(command)
     .addOption(agentOption())
     .addOption(outputOption())
     .addHelpText(
@@ -20,14 +24,38 @@ serves, then it is frozen, its memory is sent, restored there and goes on: same 
 commit any failure, and Ctrl-C, lets it go on here as if nothing had happened. Killing this command changes nothing:
 the agents carry on.
 
-Example:
-  gantry migrate redis --to node-b`,
+Examples:
+  gantry migrate redis --to node-b
+  gantry migrate web --to node-b --quiesce 3 --verify-http 8080/healthz`,
     )
-    .action(async (container: string, options: { to: string; force: boolean; agent: string; outputFormat: Format }) => {
-      const request = { container, to: options.to, force: options.force };
+    .action(async (container: string, options: Options) => {
+      const { to, force, quiesce } = options;
+      const verify = probesOf(options);
+      const request = MigrateRequest.fromPartial({
+        container,
+        to,
+        force,
+        quiesceMs: Math.round(quiesce * 1000),
+        verify,
+      });
       const result = await runOperation(options.agent, AgentService.migrate, request);
       console.log(options.outputFormat === 'json' ? formatJson(result) : describe(container, result));
     });
+}
+
+interface Options extends ProbeOptions {
+  to: string;
+  force: boolean;
+  quiesce: number;
+  agent: string;
+  outputFormat: Format;
+}
+
+function parseQuiesce(text: string): number {
+  const seconds = Number(text);
+  if (text.trim() === '' || !(seconds >= 0 && seconds <= MOST_MS / 1000))
+    throw new InvalidArgumentError(`it is a number of seconds from 0 to ${MOST_MS / 1000}`);
+  return seconds;
 }
 
 function describe(container: string, result: Result): string {
@@ -35,7 +63,23 @@ function describe(container: string, result: Result): string {
   return [
     `${container} runs on ${result.node} (${result.mode}), container ${result.containerId.slice(0, 13)}, sandbox ${result.sandboxId.slice(0, 13)}`,
     `frozen for ${result.frozenMs.toFixed(0)} ms, ${(Number(result.bytesSent) / 1024 / 1024).toFixed(1)} MiB sent, kept ${result.addresses.join(', ')}`,
+    ...(result.quiesced === undefined ? [] : [describeQuiesced(result.quiesced)]),
     '',
     formatTable([['PHASE', 'START MS', 'MS'], ...rows]),
   ].join('\n');
+}
+
+/** One line of text: whether the freeze has met requests, and which. */
+export function describeQuiesced({ quiet, waitedMs, packets, waiting }: Quiesced): string {
+  const waited = waitedMs.toFixed(0);
+  if (quiet) return `quiet after ${waited} ms`;
+  const why = [
+    ...(waiting > 0 ? [`${plural(waiting, 'connection')} had data waiting`] : []),
+    ...(packets > 0 ? [`${plural(packets, 'packet')} had just come in`] : []),
+  ];
+  return `not quiet within ${waited} ms: ${why.join(', ') || 'only just now'}`;
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }

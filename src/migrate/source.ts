@@ -12,9 +12,10 @@ import { occupy, targetOf } from '../checkpoint/target.ts';
 import { shmFolder, volumesOf } from '../checkpoint/volumes.ts';
 import { GantryError, REASONS, type Reason } from '../errors.ts';
 import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
-import type { MigrateRequest, Result } from '../gen/gantry/v1/agent.ts';
+import { type MigrateRequest, Quiesced, type Result } from '../gen/gantry/v1/agent.ts';
 import { SourceMessage, type TargetMessage } from '../gen/gantry/v1/peer.ts';
 import { type Address, addressesOf } from '../network/address.ts';
+import { MOST_MS, quiesce } from '../network/quiesce.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { residentBytes, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail, SandboxDetail } from '../runtime/cri.ts';
@@ -25,6 +26,7 @@ import { sendFolder, syncFiles } from '../transfer/streams.ts';
 import type { SourceEntry } from './journal.ts';
 import { keyOf } from './placeholder.ts';
 import { settle } from './settle.ts';
+import { checkProbes } from './verify.ts';
 
 const ABORT_LIMIT_MS = 15_000;
 /** How long the caller waits for the outcome when the peer is lost after the commit; the agent goes on for longer. */
@@ -41,7 +43,7 @@ export async function migrate(node: Node, request: MigrateRequest, operation: Op
   let settling: Promise<unknown> | undefined;
   try {
     const containers = await operation.phase('check', () => check(node, target.containers, request));
-    const outgoing = await Outgoing.begin(node, containers, request.to, operation);
+    const outgoing = await Outgoing.begin(node, containers, request, operation);
     try {
       return await outgoing.run();
     } catch (error) {
@@ -60,6 +62,10 @@ export async function migrate(node: Node, request: MigrateRequest, operation: Op
 
 async function check(node: Node, ids: readonly string[], request: MigrateRequest): Promise<ContainerDetail[]> {
   const containers = await Promise.all(ids.map((id) => node.cri.describe(id)));
+  if (request.quiesceMs > MOST_MS) {
+    throw new GantryError('USAGE', `nobody waits ${request.quiesceMs} ms for a quiet moment: ${MOST_MS} at most`);
+  }
+  checkProbes(request.verify);
   await checkMovable(containers, node.cri, request.force);
   return containers;
 }
@@ -78,6 +84,7 @@ class Outgoing {
   readonly #node: Node;
   readonly #containers: readonly ContainerDetail[];
   readonly #sandbox: SandboxDetail;
+  readonly #request: MigrateRequest;
   readonly #peer: string;
   readonly #operation: Operation;
   readonly #session: SourceSession;
@@ -85,14 +92,15 @@ class Outgoing {
   private constructor(
     node: Node,
     containers: readonly ContainerDetail[],
-    peer: string,
+    request: MigrateRequest,
     operation: Operation,
     session: SourceSession,
   ) {
     this.#node = node;
     this.#containers = containers;
     this.#sandbox = (containers[0] as ContainerDetail).sandbox;
-    this.#peer = peer;
+    this.#request = request;
+    this.#peer = request.to;
     this.#operation = operation;
     this.#session = session;
   }
@@ -100,13 +108,13 @@ class Outgoing {
   static async begin(
     node: Node,
     containers: readonly ContainerDetail[],
-    peer: string,
+    request: MigrateRequest,
     operation: Operation,
   ): Promise<Outgoing> {
     const { socket } = await operation.phase('connect', () =>
-      connectPeer(node.config, peer, { kind: 'session', operation: operation.id }, operation.signal),
+      connectPeer(node.config, request.to, { kind: 'session', operation: operation.id }, operation.signal),
     );
-    return new Outgoing(node, containers, peer, operation, sourceSession(socket));
+    return new Outgoing(node, containers, request, operation, sourceSession(socket));
   }
 
   close(): void {
@@ -138,7 +146,7 @@ class Outgoing {
       sandboxMetadata: keyOf(this.#sandbox.config),
       addresses,
     };
-    const frozenMs = await this.#cutOver(entry, folders);
+    const cutOver = await this.#cutOver(entry, folders);
     const [containerId = '', ...others] = placeholder.containerIds;
     return operation.result({
       containerId: others.length === 0 ? containerId : '',
@@ -146,7 +154,7 @@ class Outgoing {
       node: this.#peer,
       mode: 'stop-and-copy',
       addresses: addresses.map(({ local }) => local),
-      frozenMs,
+      ...cutOver,
     });
   }
 
@@ -192,10 +200,10 @@ class Outgoing {
   }
 
   /**
-   * Everything between the freeze and the source's end. Before the commit any error thaws the pod. Returns the
-   * milliseconds from the freeze until the target served.
+   * Everything between the freeze and the source's end. Before the commit any error thaws the pod. `frozenMs` is from the
+   * freeze until the target served.
    */
-  async #cutOver(entry: SourceEntry, folders: readonly MovingFolder[]): Promise<number> {
+  async #cutOver(entry: SourceEntry, folders: readonly MovingFolder[]): Promise<Pick<Result, 'frozenMs' | 'quiesced'>> {
     const node = this.#node;
     const operation = this.#operation;
     const folder = await ImageFolder.make(node, operation.id, 'source');
@@ -206,12 +214,15 @@ class Outgoing {
       if (this.settling === undefined) await free();
       else this.settling.then(free, free);
     });
-    const frozenAt = operation.elapsedMs();
     const processes: number[] = [];
     const committed: SourceEntry = { ...entry, state: 'committed', processes };
-    let servedAt: number;
+    let quiesced: Quiesced | undefined;
+    let frozenMs: number;
     {
-      await using pod = await operation.phase('freeze', () => FrozenPod.freeze(node, this.#containers, entry));
+      await using pod = await FrozenPod.claim(node, this.#containers, entry);
+      quiesced = await this.#quiesce();
+      const frozenAt = operation.elapsedMs();
+      await operation.phase('freeze', () => pod.freeze());
       for (const { id } of this.#containers) processes.push((await pod.processes(id)).length);
       // Both are waited for, also when one fails: nothing may still work on a container that is thawed.
       await allOf([
@@ -227,7 +238,7 @@ class Outgoing {
         }
       });
       await operation.phase('restore', () => {
-        this.#send({ restore: { tcpEstablished: true } });
+        this.#send({ restore: { tcpEstablished: true, verify: this.#request.verify } });
         return this.#expect('poised');
       });
 
@@ -237,10 +248,20 @@ class Outgoing {
       });
       pod.leaveFrozen();
       await operation.phase('resume', () => this.#resume(committed, processes));
-      servedAt = operation.elapsedMs();
+      frozenMs = operation.elapsedMs() - frozenAt;
     }
     await operation.phase('remove source', () => this.#finish(committed));
-    return servedAt - frozenAt;
+    return { frozenMs, quiesced };
+  }
+
+  /** The last thing before the freeze; what comes between them is time in which it may get loud again. */
+  async #quiesce(): Promise<Quiesced | undefined> {
+    const { quiesceMs } = this.#request;
+    const operation = this.#operation;
+    if (quiesceMs === 0) return undefined;
+    return Quiesced.fromPartial(
+      await operation.phase('quiesce', () => quiesce(this.#sandbox.pid, quiesceMs, operation.signal)),
+    );
   }
 
   async #dump(folder: ImageFolder, pod: FrozenPod): Promise<void> {

@@ -22,6 +22,7 @@ import { receiveFiles, receiveFolder } from '../transfer/streams.ts';
 import type { TargetEntry } from './journal.ts';
 import { keyOf, refuseTaken, removePlaceholder, serve } from './placeholder.ts';
 import { untilDone } from './retry.ts';
+import { checkProbes, verifyProbes } from './verify.ts';
 
 /**
  * One pod that a peer moves here: the target's side of the handover. Until the commit has come, the end of the
@@ -161,6 +162,7 @@ export class Incoming {
     const { sandbox } = this.#made as Made;
     const folder = this.#folder as ImageFolder;
     const { restore } = await this.#expect('restore');
+    checkProbes(restore.verify);
     const coming = containers.map(({ id }, index) => ({ id, from: { images: folder.imagesOf(index) } }));
     if (coming.length > 1) await shareOutIpc(coming.map(({ from }) => from.images));
     await using poised = await PoisedPod.restore(node, this.#operation, sandbox, coming, {
@@ -177,6 +179,12 @@ export class Incoming {
     await this.#write({ state: 'resuming', containers: running });
     await poised.resume({ keepShut: true });
     for (const { id, processes } of running) await verifyRunning(node, id, processes);
+    const restored = {
+      netns: networkOf(sandbox.pid),
+      address: addresses[0]?.local ?? '',
+      container: running[0]?.id ?? '',
+    };
+    await verifyProbes(node, restored, restore.verify);
     await this.#write({ state: 'serving' });
     // From here on it lives here.
     await untilDone(node, 'open-network', () => serve(node, sandbox.id, addresses));

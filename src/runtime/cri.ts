@@ -6,6 +6,7 @@ import {
   ContainerState,
   type ContainerStatusResponse,
   CreateContainerRequest,
+  type ExecSyncResponse,
   ImageServiceService,
   ImageStatusRequest,
   type ImageStatusResponse,
@@ -185,6 +186,12 @@ export class Cri {
   async stopContainer(id: string, graceSeconds: number): Promise<void> {
     const request = { containerId: id, timeout: BigInt(graceSeconds) };
     await this.#call(Runtime.stopContainer, request, `stopping container ${id}`, undefined, LONG_MS);
+  }
+
+  /** Runs a command in a running container to its end; containerd ends it after the limit, in whole seconds. */
+  execSync(id: string, command: readonly string[], limitMs: number): Promise<ExecSyncResponse> {
+    const request = { containerId: id, cmd: [...command], timeout: BigInt(Math.ceil(limitMs / 1000)) };
+    return this.#call(Runtime.execSync, request, `running ${command[0]} in ${id}`, undefined, limitMs + SHORT_MS);
   }
 
   /** As kubelet does once it has given the file of the container's log another name. */

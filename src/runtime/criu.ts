@@ -129,8 +129,8 @@ export function dumpOptions(
 }
 
 /** Errors: UNSUPPORTED, where a dump could not tell which pages were written since another one. */
-export async function checkTracking(container: string): Promise<void> {
-  if ((await runtimeOf(container)) !== 'runc') {
+export async function checkTracking(container: string, runtime: OciRuntime): Promise<void> {
+  if (runtime !== 'runc') {
     throw new GantryError('UNSUPPORTED', `${container} runs with crun, which cannot be told of an earlier dump`, {
       hint: 'make a checkpoint that stands alone: without --parent and --track-memory',
     });

@@ -111,7 +111,7 @@ export function runInNetwork(
   args: readonly string[],
   options?: ProgramOptions,
 ): Promise<string> {
-  return run('nsenter', [`--net=${netns}`, file, ...args], { ...options, name: file });
+  return run('nsenter', [`--net=${netns}`, file, ...args], { name: file, ...options });
 }
 
 /** What a program said, in one line of a bearable length. */

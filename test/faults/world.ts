@@ -497,6 +497,7 @@ const BEFORE: Moment[] = [
   ['placeholder', 0],
   ['placeholder', 30],
   ['sync files', 0],
+  ['quiesce', 0],
   ['freeze', 0],
   ['freeze', 50],
   ['dump', 0],

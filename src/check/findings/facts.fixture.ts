@@ -47,7 +47,7 @@ export function descriptorOf(link: string, fields: Partial<Descriptor> = {}): De
 }
 
 export function rowOf(table: string, inode: number, fields: Partial<SocketRow> = {}): SocketRow {
-  return { table, inode, local: '', remote: '', state: '', queued: 0, ...fields };
+  return { table, inode, local: '', remote: '', state: '', queued: 0, unacknowledged: 0, ...fields };
 }
 
 export function factsWith(fields: Partial<ContainerFacts> = {}): ContainerFacts {

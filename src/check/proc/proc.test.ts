@@ -43,7 +43,15 @@ test('rows of TCP, netlink and packet sockets are read', () => {
   const tcp =
     '   0: 0100007F:1B5A 00000000:0000 0A 00000000:00000003 00:00000000 00000000     0        0 4711 2 0 100 0 0 10 0';
   expect(parseTable('tcp', [tcp])).toEqual([
-    { table: 'tcp', inode: 4711, local: '127.0.0.1:7002', remote: '0.0.0.0:0', state: 'LISTEN', queued: 3 },
+    {
+      table: 'tcp',
+      inode: 4711,
+      local: '127.0.0.1:7002',
+      remote: '0.0.0.0:0',
+      state: 'LISTEN',
+      queued: 3,
+      unacknowledged: 0,
+    },
   ]);
   expect(parseTable('netlink', ['0000 0   123        00000000 3216     0        0 2 0 55'])).toMatchObject([
     { inode: 55, queued: 3216 },

@@ -12,6 +12,8 @@ export interface SocketRow {
   readonly state: string;
   /** Bytes not read yet; of one that listens: connections not accepted yet. */
   readonly queued: number;
+  /** Of TCP: bytes sent, or still to be sent, that the other end has not acknowledged. */
+  readonly unacknowledged: number;
 }
 
 const INET = ['tcp', 'tcp6', 'udp', 'udp6', 'udplite', 'udplite6', 'raw', 'raw6', 'icmp', 'icmp6'];
@@ -34,20 +36,23 @@ export async function socketRows(pid: number): Promise<SocketRow[]> {
 
 /** Pure: `lines` without the one that names the columns. */
 export function parseTable(table: string, lines: readonly string[]): SocketRow[] {
-  const bare = { table, local: '', remote: '', state: '', queued: 0 };
+  const bare = { table, local: '', remote: '', state: '', queued: 0, unacknowledged: 0 };
   return lines.map((line) => {
     const words = line.trim().split(/\s+/);
     if (table === 'unix') return { ...bare, inode: Number(words[6]) };
     if (table === 'packet') return { ...bare, inode: Number(words[8]) };
     if (table === 'netlink') return { ...bare, inode: Number(words[9]), queued: Number(words[4]) };
     const [, local = '', remote = '', state = '', queues = ''] = words;
+    const [sending = '0', received = '0'] = queues.split(':');
+    const isTcp = table.startsWith('tcp');
     return {
       table,
       inode: Number(words[9]),
       local: addressOf(local),
       remote: addressOf(remote),
-      state: table.startsWith('tcp') ? (STATES[Number.parseInt(state, 16)] ?? state) : '',
-      queued: Number.parseInt(queues.split(':')[1] ?? '0', 16),
+      state: isTcp ? (STATES[Number.parseInt(state, 16)] ?? state) : '',
+      queued: Number.parseInt(received, 16),
+      unacknowledged: isTcp ? Number.parseInt(sending, 16) : 0,
     };
   });
 }
