@@ -30,6 +30,7 @@ export async function recover(node: Node): Promise<void> {
   // First: a restore that goes on without its agent must not come alive after it was said to have failed.
   await endRestores(spent);
   const entries = await node.journal.load();
+  await node.migrations.records.cutOff(({ side, operation }) => node.journal.find(side, operation) !== undefined);
   for (const entry of entries) {
     node.log.warn('recovering', { operation: entry.operation, role: entry.role, state: entry.state });
     const key = `${entry.role} ${entry.operation}`;
@@ -87,17 +88,23 @@ async function removeOutput(node: Node, entry: OutputEntry): Promise<void> {
 }
 
 async function recoverTarget(node: Node, entry: TargetEntry): Promise<void> {
+  const record = (state: 'rolled-back' | 'serving') =>
+    node.migrations.records.change('target', entry.operation, { state });
   switch (targetRecovery(entry.state, entry.state === 'resuming' && (await allRuns(node, entry)))) {
     case 'forget':
       await removePlaceholder(node, entry);
+      await record('rolled-back');
       return node.journal.remove(entry);
     case 'fail':
       await removePlaceholder(node, entry);
+      await record('rolled-back');
       return node.journal.write({ ...entry, state: 'failed' });
     case 'serve':
       await node.journal.write({ ...entry, state: 'serving' });
+      await record('serving');
       return openAgain(node, entry);
     case 'open':
+      await record('serving');
       return openAgain(node, entry);
   }
 }

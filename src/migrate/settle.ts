@@ -43,6 +43,7 @@ export async function thawSource(node: Node, entry: SourceEntry): Promise<void> 
   await frozen?.[Symbol.asyncDispose]();
   // Those that have all ended have left their pod shut.
   if (frozen === undefined && netns !== '' && (await exists(netns))) await open(netns);
+  await node.migrations.records.change('source', entry.operation, { state: 'rolled-back' });
   await node.journal.remove(entry);
   if (entry.state === 'committed') await nowOrLater(node, `tell ${entry.peer}`, () => tellDone(node, entry));
   node.log.warn('rolled-back', { operation: entry.operation, containers: entry.containers, peer: entry.peer });
@@ -85,6 +86,7 @@ async function removeSource(node: Node, entry: SourceEntry): Promise<void> {
   }
   await (await FrozenPod.find(containers))?.end();
   await node.cri.removeSandbox(entry.sandbox);
+  await node.migrations.records.change('source', entry.operation, { state: 'serving' });
   // The target forgets first: it does not ask, and an agent that is restarted here finds the entry and tells it.
   await nowOrLater(node, `tell ${entry.peer}`, async () => {
     await tellDone(node, entry);
