@@ -13,6 +13,7 @@ describe('parseConfig', () => {
     expect(parse({ node: 1 })).toThrow('agent.json: "node" must be a text');
     expect(parse({ peers: { b: '10.0.0.2' } })).toThrow('the address of b must be HOST:PORT');
     expect(parse({ tls: {} })).toThrow('"tls.ca" must be a path');
+    expect(parse({ maxMigrationsIn: 0 })).toThrow('"maxMigrationsIn" must be a whole number from 1');
   });
 
   it('refuses a field it does not know, because that is a typing error', () => {

@@ -23,6 +23,11 @@ export interface AgentConfig {
   /** host-local's folder of reservations for the pods' network, "" when another IPAM is used. */
   ipamDir: string;
   retention: Retention;
+  /** Migrations at a time, in each direction; more have to wait. */
+  maxMigrationsOut: number;
+  maxMigrationsIn: number;
+  /** Records of so many migrations are kept. */
+  migrationsKept: number;
 }
 
 /** What is kept of pods that have moved away. */
@@ -48,6 +53,9 @@ const DEFAULTS: Partial<AgentConfig> = {
   imageDir: '/run/gantry/images',
   runDir: '/run/gantry',
   ipamDir: '',
+  maxMigrationsOut: 2,
+  maxMigrationsIn: 2,
+  migrationsKept: 1000,
 };
 
 const TEXTS = [
@@ -61,6 +69,8 @@ const TEXTS = [
   'runDir',
   'ipamDir',
 ] as const;
+
+const COUNTS = ['maxMigrationsOut', 'maxMigrationsIn', 'migrationsKept'] as const;
 
 /** Reads and checks the configuration. Errors: USAGE, naming the field. */
 export async function readConfig(file: string): Promise<AgentConfig> {
@@ -87,7 +97,11 @@ export function parseConfig(text: string, file: string): AgentConfig {
     throw wrong('not valid JSON', error);
   }
   for (const field of TEXTS) if (typeof given[field] !== 'string') throw wrong(`"${field}" must be a text`);
-  const known = new Set<string>([...TEXTS, 'peers', 'tls', 'retention']);
+  for (const field of COUNTS) {
+    if (!Number.isInteger(given[field]) || (given[field] as number) < 1)
+      throw wrong(`"${field}" must be a whole number from 1`);
+  }
+  const known = new Set<string>([...TEXTS, ...COUNTS, 'peers', 'tls', 'retention']);
   for (const field of Object.keys(given)) if (!known.has(field)) throw wrong(`"${field}" is not known`);
   const config = given as unknown as AgentConfig;
   for (const [name, address] of [...Object.entries(config.peers), ['peerListen', config.peerListen] as const]) {

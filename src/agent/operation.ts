@@ -3,22 +3,31 @@ import { EventEmitter } from 'node:events';
 import { GantryError } from '../errors.ts';
 import { Event, Phase, Result } from '../gen/gantry/v1/agent.ts';
 
+/** Bytes on their way are told of so often. */
+const TRANSFERRED_EVERY_MS = 250;
+
 /**
  * One running checkpoint, restore or migration: its phases as events, its cancellation, its end. It belongs to the
  * agent, not to the caller that began it.
  */
 export class Operation {
-  readonly id = randomBytes(8).toString('hex');
+  readonly id: string;
   readonly subject: string;
+  /** Those that have ended. */
   readonly phases: Phase[] = [];
+  /** Names of those under way. */
+  readonly running = new Set<string>();
   bytesSent = 0;
   readonly #events = new EventEmitter<{ event: [Event] }>();
   readonly #abort = new AbortController();
   readonly #startedAt = performance.now();
+  readonly #moved = new Map<string, number>();
+  #toldAt = 0;
   #committed = false;
 
-  constructor(subject: string) {
+  constructor(subject: string, id = randomBytes(8).toString('hex')) {
     this.subject = subject;
+    this.id = id;
   }
 
   get signal(): AbortSignal {
@@ -51,16 +60,36 @@ export class Operation {
   async phase<T>(name: string, step: () => Promise<T>): Promise<T> {
     this.#events.emit('event', Event.fromPartial({ phaseStarted: { name } }));
     const began = this.elapsedMs();
-    const result = await step();
+    this.running.add(name);
+    const result = await step().finally(() => this.running.delete(name));
     const phase = Phase.fromPartial({ name, startMs: began, durationMs: this.elapsedMs() - began });
     this.phases.push(phase);
     this.#events.emit('event', Event.fromPartial({ phase }));
     return result;
   }
 
-  sent(bytes: number): void {
+  /**
+   * Some more bytes have been moved by a phase.
+   *
+   * @param total what the phase has to move, where that is known
+   */
+  moved(phase: string, bytes: number, total = 0): void {
     this.bytesSent += bytes;
-    this.#events.emit('event', Event.fromPartial({ transferred: { bytesSent: BigInt(this.bytesSent) } }));
+    const phaseBytes = (this.#moved.get(phase) ?? 0) + bytes;
+    this.#moved.set(phase, phaseBytes);
+    const now = this.elapsedMs();
+    if (now - this.#toldAt < TRANSFERRED_EVERY_MS) return;
+    this.#toldAt = now;
+    const figures = { bytesSent: BigInt(this.bytesSent), phaseBytes: BigInt(phaseBytes), phaseTotal: BigInt(total) };
+    this.#events.emit('event', Event.fromPartial({ transferred: { phase, ...figures } }));
+  }
+
+  /** The events that somebody who comes later has missed and may want. */
+  soFar(): Event[] {
+    return [
+      ...this.phases.map((phase) => Event.fromPartial({ phase })),
+      ...[...this.running].map((name) => Event.fromPartial({ phaseStarted: { name } })),
+    ];
   }
 
   /** A step that has to succeed has failed, and is tried again. */

@@ -2,7 +2,14 @@ import { chmod, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Metadata, Server, ServerCredentials, type ServerWritableStream, type ServiceError } from '@grpc/grpc-js';
+import {
+  Metadata,
+  Server,
+  ServerCredentials,
+  type ServerWritableStream,
+  type ServiceError,
+  type sendUnaryData,
+} from '@grpc/grpc-js';
 import { check } from '../check/check.ts';
 import { checkpoint } from '../checkpoint/checkpoint.ts';
 import { discardPrepared, preparePod } from '../checkpoint/prepare.ts';
@@ -12,11 +19,12 @@ import { resume } from '../checkpoint/resume.ts';
 import { startPrepared } from '../checkpoint/start-prepared.ts';
 import { makePrivateFolder } from '../durable.ts';
 import { GantryError, messageOf, REASONS } from '../errors.ts';
-import { type AgentServer, AgentService, Event, type Result } from '../gen/gantry/v1/agent.ts';
+import { type AgentServer, AgentService, Event, type MigrationEvent, type Result } from '../gen/gantry/v1/agent.ts';
 import type { Log } from '../log.ts';
 import { Acceptor } from '../migrate/acceptor.ts';
 import { Journal } from '../migrate/journal.ts';
 import { commit, keepRetained, releaseAddresses } from '../migrate/keeper.ts';
+import { Migrations } from '../migrate/migrations.ts';
 import { recover } from '../migrate/recover.ts';
 import { rollBackMigration } from '../migrate/revert.ts';
 import { migrate } from '../migrate/source.ts';
@@ -44,11 +52,13 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
   using cri = new Cri(config.runtimeSocket);
   await waitForRuntime(cri, config, signal);
   using slots = new Slots(config.proxySocket);
+  const journal = await Journal.open(config.stateDir);
   const node: Node = {
     config,
     cri,
     slots,
-    journal: await Journal.open(config.stateDir),
+    journal,
+    migrations: await Migrations.open(config, journal, log),
     log,
     busy: new Set(),
     reconciling: new Map(),
@@ -127,11 +137,7 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
       .finally(() => operations.delete(operation.id));
   };
   return {
-    info: (_call, reply) =>
-      void nodeInfo(node).then(
-        (info) => reply(null, info),
-        (error) => reply(toServiceError(error)),
-      ),
+    info: (_call, reply) => answer(reply, () => nodeInfo(node)),
     checkpoint: (call) =>
       run(call, 'checkpoint', call.request.container, (operation) => {
         const work = () => checkpoint(node, call.request, operation);
@@ -167,7 +173,28 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
       ),
     check: (call) => run(call, 'check', call.request.target, (operation) => check(node, call.request, operation)),
     cancel: (call, reply) => reply(null, { accepted: operations.get(call.request.operationId)?.cancel() ?? false }),
+    listMigrations: (call, reply) => answer(reply, async () => ({ migrations: node.migrations.list(call.request.id) })),
+    cancelMigration: (call, reply) => answer(reply, () => node.migrations.cancel(call.request.id)),
+    watchMigrations: (call) => {
+      const gone = new AbortController();
+      call.on('cancelled', () => gone.abort());
+      call.on('error', () => undefined);
+      const tell = (event: MigrationEvent) => {
+        if (!call.cancelled && call.writable) call.write(event);
+      };
+      node.migrations.watch(call.request.id, tell, gone.signal).then(
+        () => call.end(),
+        (error: unknown) => call.emit('error', toServiceError(error)),
+      );
+    },
   };
+}
+
+function answer<Response>(reply: sendUnaryData<Response>, work: () => Promise<Response>): void {
+  work().then(
+    (response) => reply(null, response),
+    (error: unknown) => reply(toServiceError(error)),
+  );
 }
 
 function toServiceError(error: unknown): Partial<ServiceError> {

@@ -1,4 +1,4 @@
-import { copyFile, rm, statfs } from 'node:fs/promises';
+import { copyFile, lstat, readdir, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import { IMAGES } from '../archive/layout.ts';
@@ -32,6 +32,16 @@ export class ImageFolder {
   async [Symbol.asyncDispose](): Promise<void> {
     await rm(this.path, { recursive: true, force: true });
   }
+}
+
+/** What the files of a folder, and of those below it, take: holes do not count. */
+export async function allocatedBytes(folder: string): Promise<number> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
+  const files = entries.filter((entry) => entry.isFile());
+  const blocks = await Promise.all(
+    files.map(async ({ parentPath, name }) => (await lstat(join(parentPath, name))).blocks),
+  );
+  return blocks.reduce((total, each) => total + each, 0) * 512;
 }
 
 /** Where a migration has its images on the source. */

@@ -6,7 +6,7 @@ import type { Node } from '../agent/node.ts';
 import { linkTo, sumOfManifest } from '../archive/chain.ts';
 import { writeFolder } from '../inspect/checkpoint.fixture.ts';
 import { checkTracking } from '../runtime/criu.ts';
-import { checkWanted, parentFor, trackingOf } from './parent.ts';
+import { checkWanted, parentFor } from './parent.ts';
 import { forgetTracked, rememberTracked, trackedSince } from './tracked.ts';
 
 let folder: string;

@@ -1,9 +1,12 @@
 import { Command, InvalidArgumentError } from 'commander';
 import { AgentService, MigrateRequest, type Quiesced, type Result } from '../gen/gantry/v1/agent.ts';
+import { parseBytes } from '../inspect/units.ts';
 import { MOST_MS } from '../network/quiesce.ts';
 import { agentOption, runOperation } from './operation.ts';
-import { type Format, formatJson, formatTable, outputOption } from './output.ts';
+import { type Format, formatJson, formatTable, outputOption, parseCount } from './output.ts';
 import { addProbeOptions, type ProbeOptions, probesOf } from './probes.ts';
+
+const LEAST_RATE = 64 * 1024;
 
 /** `gantry migrate`: a running container moves to another node, with its pod's address and connections. */
 export function migrateCommand(): Command {
@@ -12,7 +15,15 @@ export function migrateCommand(): Command {
     .argument('<container>', 'ID, ID prefix or name of a running container of this node')
     .requiredOption('--to <node>', 'name of a peer in the agent’s configuration')
     .option('--force', 'also move a pod that a kubelet manages (that kubelet will start it here again)', false)
-    .option('--quiesce <seconds>', 'how long to wait for a moment without requests; 0: not at all', parseQuiesce, 1);
+    .option('--quiesce <seconds>', 'how long to wait for a moment without requests; 0: not at all', parseQuiesce, 1)
+    .option('--bandwidth <rate>', 'bytes per second of all that is sent: 100M, 1G (powers of 1024)', rateOf)
+    .option(
+      '--wait <seconds>',
+      'for a place, when the nodes move as many pods as they may',
+      parseCount('--wait', 0),
+      60,
+    )
+    .option('--priority <n>', 'among those that wait for a place: higher first', priorityOf, 0);
   return addProbeOptions(command)
     .addOption(agentOption())
     .addOption(outputOption())
@@ -22,23 +33,25 @@ export function migrateCommand(): Command {
 The peer makes a sandbox and a container from this one's own configuration, the files are copied while the container
 serves, then it is frozen, its memory is sent, restored there and goes on: same address, same connections. Until the
 commit any failure, and Ctrl-C, lets it go on here as if nothing had happened. Killing this command changes nothing:
-the agents carry on.
+the agents carry on (gantry migrations).
 
 Examples:
-  gantry migrate redis --to node-b
+  gantry migrate redis --to node-b --bandwidth 100M
   gantry migrate web --to node-b --quiesce 3 --verify-http 8080/healthz`,
     )
     .action(async (container: string, options: Options) => {
-      const { to, force, quiesce } = options;
-      const verify = probesOf(options);
+      const { to, force, quiesce, bandwidth = 0, priority, wait: waitSeconds } = options;
       const request = MigrateRequest.fromPartial({
         container,
         to,
         force,
         quiesceMs: Math.round(quiesce * 1000),
-        verify,
+        verify: probesOf(options),
+        priority,
+        waitSeconds,
+        bandwidth: BigInt(bandwidth),
       });
-      const result = await runOperation(options.agent, AgentService.migrate, request);
+      const result = await runOperation(options.agent, AgentService.migrate, request, 'migration');
       console.log(options.outputFormat === 'json' ? formatJson(result) : describe(container, result));
     });
 }
@@ -47,6 +60,9 @@ interface Options extends ProbeOptions {
   to: string;
   force: boolean;
   quiesce: number;
+  bandwidth?: number;
+  priority: number;
+  wait: number;
   agent: string;
   outputFormat: Format;
 }
@@ -58,11 +74,27 @@ function parseQuiesce(text: string): number {
   return seconds;
 }
 
+function rateOf(text: string): number {
+  const bytes = parseBytes(text);
+  // Less would keep a chunk waiting for longer than the peer does.
+  if (bytes === undefined || bytes < LEAST_RATE)
+    throw new InvalidArgumentError('--bandwidth is a number from 64K, alone or with K, M, G or T: 100M');
+  return bytes;
+}
+
+function priorityOf(text: string): number {
+  const priority = Number(text);
+  if (text.trim() === '' || !Number.isInteger(priority) || Math.abs(priority) > 1_000_000)
+    throw new InvalidArgumentError('--priority is a whole number');
+  return priority;
+}
+
 function describe(container: string, result: Result): string {
   const rows = result.phases.map(({ name, startMs, durationMs }) => [name, startMs.toFixed(0), durationMs.toFixed(0)]);
   return [
     `${container} runs on ${result.node} (${result.mode}), container ${result.containerId.slice(0, 13)}, sandbox ${result.sandboxId.slice(0, 13)}`,
     `frozen for ${result.frozenMs.toFixed(0)} ms, ${(Number(result.bytesSent) / 1024 / 1024).toFixed(1)} MiB sent, kept ${result.addresses.join(', ')}`,
+    `migration ${result.operation}`,
     ...(result.quiesced === undefined ? [] : [describeQuiesced(result.quiesced)]),
     '',
     formatTable([['PHASE', 'START MS', 'MS'], ...rows]),

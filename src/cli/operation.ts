@@ -14,11 +14,14 @@ export function agentOption(): Option {
 /**
  * Runs one of the agent's operations and shows its progress. Ctrl-C asks the agent to roll back and waits until it has;
  * a second one leaves it to the agent. A command that is killed changes nothing: the operation is the agent's.
+ *
+ * @param what goes before the operation's ID in the first line; without it, there is no such line
  */
 export async function runOperation<Request>(
   socket: string,
   method: MethodDefinition<Request, Event>,
   request: Request,
+  what = '',
 ): Promise<Result> {
   const client = connectSocket(socket);
   const progress = new ProgressLine(process.stderr);
@@ -31,7 +34,6 @@ export async function runOperation<Request>(
   );
   let operationId = '';
   let isEarly = false;
-  let lastWhy = '';
   const interrupt = () => {
     if (operationId === '') {
       // The agent may have begun, and its word be on the way; an agent that is silent is not waited for.
@@ -52,14 +54,9 @@ export async function runOperation<Request>(
       if (event.started) {
         operationId = event.started.operationId;
         if (isEarly) interrupt();
-      } else if (event.phaseStarted) progress.begin(event.phaseStarted.name);
-      else if (event.phase) progress.end(event.phase);
-      else if (event.transferred) progress.transferred(Number(event.transferred.bytesSent));
-      else if (event.retrying) {
-        const { what, why } = event.retrying;
-        if (why !== lastWhy) progress.note(`${what} has not succeeded yet, and is tried again: ${why}`);
-        lastWhy = why;
+        if (what !== '') progress.note(`${what} ${operationId}`);
       } else if (event.result) return event.result;
+      else progress.show(event);
     }
     throw new GantryError('AGENT_UNAVAILABLE', 'the agent ended the call without a result');
   } catch (error) {

@@ -12,6 +12,7 @@ const VERBS: Readonly<Record<string, () => Promise<Command>>> = {
   release: async () => (await import('./retention.ts')).releaseCommand(),
   check: async () => (await import('./check.ts')).checkCommand(),
   migrate: async () => (await import('./migrate.ts')).migrateCommand(),
+  migrations: async () => (await import('./migrations.ts')).migrationsCommand(),
   checkpoint: async () => (await import('./checkpoint.ts')).checkpointCommand(),
   resume: async () => (await import('./resume.ts')).resumeCommand(),
   restore: async () => (await import('./restore.ts')).restoreCommand(),

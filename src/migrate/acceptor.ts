@@ -30,10 +30,18 @@ export class Acceptor {
     switch (purpose.kind) {
       case 'session': {
         if (this.#incoming.has(operation)) throw new GantryError('BUSY', `operation ${operation} exists already`);
+        const place = this.#node.migrations.in.tryEnter();
+        if (place === undefined) {
+          const { node, maxMigrationsIn } = this.#node.config;
+          throw new GantryError('BUSY', `node ${node} takes ${maxMigrationsIn} pods in already`);
+        }
         const incoming = new Incoming(this.#node, peer, operation, socket);
         this.#incoming.set(operation, incoming);
         answer({ ok: true });
-        incoming.run().finally(() => this.#incoming.delete(operation));
+        incoming.run().finally(() => {
+          this.#incoming.delete(operation);
+          place[Symbol.dispose]();
+        });
         return;
       }
       case 'data': {
@@ -51,6 +59,8 @@ export class Acceptor {
         return void socket.end();
       case 'done': {
         const entry = this.#entryOf(peer, operation);
+        // Once the entry is gone the record alone tells how it ended.
+        await this.#node.migrations.records.written;
         if (entry !== undefined && mayForget(entry.state)) await this.#node.journal.remove(entry);
         answer({ ok: true });
         return void socket.end();

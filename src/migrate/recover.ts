@@ -38,6 +38,7 @@ export async function recover(node: Node): Promise<void> {
     entry.role === 'source' && ['committed', 'reverting', 'settled'].includes(entry.state) && entry.peer !== '';
   const own = entries.filter((entry) => !needsPeer(entry)).sort((entry) => (entry.role === 'output' ? -1 : 0));
   const asking = entries.filter(needsPeer) as SourceEntry[];
+  await node.migrations.records.cutOff(({ side, operation }) => node.journal.find(side, operation) !== undefined);
   for (const { sandbox, containers } of asking) for (const id of [sandbox, ...containers]) node.busy.add(id);
   for (const entry of own) await recoverOne(node, entry);
   const kept = new Set([...(await recoverPrepared(node)), ...asking.map(({ operation }) => `${operation}.source`)]);
@@ -105,17 +106,23 @@ async function removeOutput(node: Node, entry: OutputEntry): Promise<void> {
 }
 
 async function recoverTarget(node: Node, entry: TargetEntry): Promise<void> {
+  const record = (state: 'rolled-back' | 'serving') =>
+    node.migrations.records.change('target', entry.operation, { state });
   switch (targetRecovery(entry.state, entry.state === 'resuming' && (await allRuns(node, entry)))) {
     case 'forget':
       await removePlaceholder(node, entry);
+      await record('rolled-back');
       return node.journal.remove(entry);
     case 'fail':
       await removePlaceholder(node, entry);
+      await record('rolled-back');
       return node.journal.write({ ...entry, state: 'failed' });
     case 'serve':
       await node.journal.write({ ...entry, state: 'serving' });
+      await record('serving');
       return openAgain(node, entry);
     case 'open':
+      await record('serving');
       return openAgain(node, entry);
   }
 }

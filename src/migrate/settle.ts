@@ -45,6 +45,7 @@ export async function thawSource(node: Node, entry: SourceEntry): Promise<void> 
   await frozen?.[Symbol.asyncDispose]();
   // Those that have all ended have left their pod shut.
   if (frozen === undefined && netns !== '' && (await exists(netns))) await open(netns);
+  await node.migrations.records.change('source', entry.operation, { state: 'rolled-back' });
   if (entry.state === 'committed') {
     const settled: SourceEntry = { ...entry, state: 'settled' };
     await node.journal.write(settled);
@@ -92,6 +93,7 @@ async function endSource(node: Node, entry: SourceEntry): Promise<void> {
   await (await FrozenPod.find(containers))?.end();
   await node.cri.removeSandbox(entry.sandbox);
   await rm(folderOfImages(node, entry.operation), { recursive: true, force: true });
+  await node.migrations.records.change('source', entry.operation, { state: 'serving' });
   const kept: SourceEntry = { ...entry, state: 'retained', ...(retained !== undefined && { retained }) };
   await node.journal.write(kept);
   node.log.info('migration-done', { operation: entry.operation, containers: entry.containers, peer: entry.peer });

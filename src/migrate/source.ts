@@ -6,7 +6,7 @@ import type { Node } from '../agent/node.ts';
 import type { Operation } from '../agent/operation.ts';
 import { DUMP_LOG } from '../archive/layout.ts';
 import { FrozenPod, networkOf } from '../checkpoint/freeze.ts';
-import { checkSpace, ImageFolder, keepLog } from '../checkpoint/images.ts';
+import { allocatedBytes, checkSpace, ImageFolder, keepLog } from '../checkpoint/images.ts';
 import { checkMovable } from '../checkpoint/preflight.ts';
 import { occupy, targetOf } from '../checkpoint/target.ts';
 import { shmFolder, volumesOf } from '../checkpoint/volumes.ts';
@@ -20,9 +20,10 @@ import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { residentBytes, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail, SandboxDetail } from '../runtime/cri.ts';
 import { dump } from '../runtime/criu.ts';
+import { Bandwidth } from '../transfer/bandwidth.ts';
 import { connectPeer, type Stream } from '../transfer/peer.ts';
 import { type Session, sourceSession } from '../transfer/session.ts';
-import { sendFolder, syncFiles } from '../transfer/streams.ts';
+import { type Flow, sendFolder, syncFiles } from '../transfer/streams.ts';
 import type { SourceEntry } from './journal.ts';
 import { keyOf } from './placeholder.ts';
 import { settle } from './settle.ts';
@@ -31,6 +32,12 @@ import { checkProbes } from './verify.ts';
 const ABORT_LIMIT_MS = 15_000;
 /** How long the caller waits for the outcome when the peer is lost after the commit; the agent goes on for longer. */
 const SETTLE_LIMIT_MS = 60_000;
+
+/** A peer that has no place is asked again so often. */
+const RETRY_BUSY_MS = 500;
+const TIMER_LIMIT_MS = 2 ** 31 - 1;
+const WAIT = 'wait for a place';
+const MODE = 'stop-and-copy';
 
 /**
  * Moves a running pod to a peer: the source's side of the handover (docs/handover.md). Any failure before the commit lets
@@ -41,11 +48,20 @@ export async function migrate(node: Node, request: MigrateRequest, operation: Op
   // As a pod: nothing else may come into its sandbox meanwhile.
   const occupied = occupy(node, { ...target, isPod: true }, request.container);
   let settling: Promise<unknown> | undefined;
+  const pod = await podOf(node, target.sandbox).catch(() => ({ namespace: '', name: '' }));
+  const facts = { pod, containers: [...target.containers], peer: request.to, mode: MODE };
+  const running = await node.migrations.begin('source', operation, facts);
+  let isBegun = false;
   try {
     const containers = await operation.phase('check', () => check(node, target.containers, request));
-    const outgoing = await Outgoing.begin(node, containers, request, operation);
+    const waiting = new Waiting(node, request, operation);
+    using _place = await waiting.forPlace();
+    const outgoing = await Outgoing.begin(node, containers, request, operation, waiting);
+    isBegun = true;
     try {
-      return await outgoing.run();
+      const result = await outgoing.run();
+      await running.end({ state: 'serving', frozenMs: result.frozenMs });
+      return result;
     } catch (error) {
       if (node.journal.stateOf('source', operation.id) === '') await outgoing.abort();
       throw error;
@@ -53,11 +69,85 @@ export async function migrate(node: Node, request: MigrateRequest, operation: Op
       settling = outgoing.settling;
       outgoing.close();
     }
+  } catch (error) {
+    const { reason, message } = GantryError.from(error);
+    // What the journal still has is not over.
+    const isOver = node.journal.stateOf('source', operation.id) === '';
+    const state = isBegun || reason === 'CANCELLED' ? 'rolled-back' : 'failed';
+    await running.end({ reason, message, ...(isOver ? { state } : {}) });
+    throw error;
   } finally {
     const free = () => occupied[Symbol.dispose]();
     if (settling === undefined) free();
     else settling.then(free, free);
   }
+}
+
+async function podOf(node: Node, sandbox: string): Promise<{ namespace: string; name: string }> {
+  const found = (await node.cri.listSandboxes()).find(({ id }) => id === sandbox);
+  return { namespace: found?.metadata?.namespace ?? '', name: found?.metadata?.name ?? '' };
+}
+
+/** Waits for a place, on this node and then at the peer, together for as long as the request says. */
+class Waiting {
+  readonly #node: Node;
+  readonly #request: MigrateRequest;
+  readonly #operation: Operation;
+  readonly #until: number;
+
+  constructor(node: Node, request: MigrateRequest, operation: Operation) {
+    this.#node = node;
+    this.#request = request;
+    this.#operation = operation;
+    this.#until = performance.now() + request.waitSeconds * 1000;
+  }
+
+  /** On this node. Errors: BUSY, CANCELLED. */
+  async forPlace(): Promise<Disposable> {
+    const { out } = this.#node.migrations;
+    const { node, maxMigrationsOut } = this.#node.config;
+    return (
+      out.tryEnter() ??
+      this.#wait(`node ${node} moves ${maxMigrationsOut} pods already`, (signal) =>
+        out.enter(this.#request.priority, signal),
+      )
+    );
+  }
+
+  /** At the peer, which says BUSY while it has none. Errors: BUSY, CANCELLED, those of the step. */
+  async whileBusy<T>(why: string, step: () => Promise<T>): Promise<T> {
+    return this.#wait(why, async (signal) => {
+      for (;;) {
+        await sleep(RETRY_BUSY_MS, undefined, { signal });
+        try {
+          return await step();
+        } catch (error) {
+          if (!isBusy(error)) throw error;
+        }
+      }
+    });
+  }
+
+  async #wait<T>(why: string, step: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const left = Math.ceil(this.#until - performance.now());
+    const limit = AbortSignal.timeout(Math.min(Math.max(0, left), TIMER_LIMIT_MS));
+    const signal = AbortSignal.any([this.#operation.signal, limit]);
+    try {
+      return await this.#operation.phase(WAIT, () => step(signal));
+    } catch (error) {
+      this.#operation.throwIfCancelled();
+      if (!limit.aborted) throw error;
+      const { waitSeconds } = this.#request;
+      throw new GantryError('BUSY', `${why}${waitSeconds > 0 ? `, and after ${waitSeconds} s still` : ''}`, {
+        cause: error,
+        hint: 'gantry migrations lists them; --wait SECONDS waits longer',
+      });
+    }
+  }
+}
+
+function isBusy(error: unknown): error is GantryError {
+  return error instanceof GantryError && error.reason === 'BUSY';
 }
 
 async function check(node: Node, ids: readonly string[], request: MigrateRequest): Promise<ContainerDetail[]> {
@@ -88,6 +178,7 @@ class Outgoing {
   readonly #peer: string;
   readonly #operation: Operation;
   readonly #session: SourceSession;
+  readonly #bandwidth: Bandwidth | undefined;
 
   private constructor(
     node: Node,
@@ -95,6 +186,7 @@ class Outgoing {
     request: MigrateRequest,
     operation: Operation,
     session: SourceSession,
+    bandwidth: Bandwidth | undefined,
   ) {
     this.#node = node;
     this.#containers = containers;
@@ -103,6 +195,7 @@ class Outgoing {
     this.#peer = request.to;
     this.#operation = operation;
     this.#session = session;
+    this.#bandwidth = bandwidth;
   }
 
   static async begin(
@@ -110,11 +203,21 @@ class Outgoing {
     containers: readonly ContainerDetail[],
     request: MigrateRequest,
     operation: Operation,
+    waiting: Waiting,
   ): Promise<Outgoing> {
-    const { socket } = await operation.phase('connect', () =>
-      connectPeer(node.config, request.to, { kind: 'session', operation: operation.id }, operation.signal),
+    const { to: peer, bandwidth } = request;
+    const connect = () =>
+      connectPeer(node.config, peer, { kind: 'session', operation: operation.id }, operation.signal);
+    const connected = await operation.phase('connect', () =>
+      connect().catch((error: unknown) => {
+        if (isBusy(error)) return error;
+        throw error;
+      }),
     );
-    return new Outgoing(node, containers, request, operation, sourceSession(socket));
+    const { socket } =
+      connected instanceof GantryError ? await waiting.whileBusy(connected.message, connect) : connected;
+    const limit = bandwidth > 0n ? new Bandwidth(Number(bandwidth)) : undefined;
+    return new Outgoing(node, containers, request, operation, sourceSession(socket), limit);
   }
 
   close(): void {
@@ -134,7 +237,7 @@ class Outgoing {
     const addresses = await addressesOf(networkOf(this.#sandbox.pid));
     const folders = await this.#folders();
     const placeholder = await operation.phase('placeholder', () => this.#offer(addresses));
-    await operation.phase('sync files', () => this.#sendFiles(folders));
+    await this.#sendFiles('sync files', folders);
 
     const entry: SourceEntry = {
       role: 'source',
@@ -152,7 +255,8 @@ class Outgoing {
       containerId: others.length === 0 ? containerId : '',
       sandboxId: placeholder.sandboxId,
       node: this.#peer,
-      mode: 'stop-and-copy',
+      mode: MODE,
+      operation: operation.id,
       addresses: addresses.map(({ local }) => local),
       ...cutOver,
     });
@@ -194,6 +298,7 @@ class Outgoing {
         addresses,
         memoryBytes: BigInt(memoryBytes),
         containers: await Promise.all(containers),
+        mode: MODE,
       },
     });
     return this.#expect('prepared');
@@ -227,13 +332,14 @@ class Outgoing {
       // Both are waited for, also when one fails: nothing may still work on a container that is thawed.
       await allOf([
         operation.phase('dump', () => this.#dump(folder, pod)),
-        operation.phase('sync files again', () => this.#sendFiles(folders)),
+        this.#sendFiles('sync files again', folders),
       ]);
       operation.throwIfCancelled();
       await operation.phase('send memory', async () => {
+        const flow = this.#flow('send memory', await allocatedBytes(folder.path));
         for (const container of this.#containers.keys()) {
           await this.#sendStream({ of: 'images', container }, (socket, signal) =>
-            sendFolder(socket, folder.imagesOf(container), signal),
+            sendFolder(socket, folder.imagesOf(container), signal, flow),
           );
         }
       });
@@ -310,9 +416,16 @@ class Outgoing {
     await settle(this.#node, entry, 'serving');
   }
 
-  async #sendFiles(folders: readonly MovingFolder[]): Promise<void> {
-    for (const { path, stream } of folders)
-      await this.#sendStream(stream, (socket, signal) => syncFiles(socket, path, signal));
+  async #sendFiles(phase: string, folders: readonly MovingFolder[]): Promise<void> {
+    const flow = this.#flow(phase);
+    await this.#operation.phase(phase, async () => {
+      for (const { path, stream } of folders)
+        await this.#sendStream(stream, (socket, signal) => syncFiles(socket, path, signal, flow));
+    });
+  }
+
+  #flow(phase: string, total?: number): Flow {
+    return { bandwidth: this.#bandwidth, moved: (bytes) => this.#operation.moved(phase, bytes, total) };
   }
 
   /** Sends one stream of data; what the target says about a failure is better than the broken pipe seen here. */
@@ -338,7 +451,6 @@ class Outgoing {
           `peer ${this.#peer} received ${received.value.bytes} of ${sent.value} bytes`,
         );
       }
-      operation.sent(sent.value);
     } finally {
       socket.destroy();
     }

@@ -2,6 +2,7 @@ import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { TLSSocket } from 'node:tls';
 import type { Node } from '../agent/node.ts';
+import { Operation } from '../agent/operation.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
 import { checkSpace, ImageFolder } from '../checkpoint/images.ts';
 import { shareOutIpc } from '../checkpoint/ipc.ts';
@@ -20,6 +21,7 @@ import type { Stream } from '../transfer/peer.ts';
 import { type Session, targetSession } from '../transfer/session.ts';
 import { receiveFiles, receiveFolder } from '../transfer/streams.ts';
 import type { TargetEntry } from './journal.ts';
+import type { Running } from './migrations.ts';
 import { keyOf, refuseTaken, removePlaceholder, serve } from './placeholder.ts';
 import { untilDone } from './retry.ts';
 import { checkProbes, verifyProbes } from './verify.ts';
@@ -32,6 +34,8 @@ export class Incoming {
   readonly peer: string;
   readonly #node: Node;
   readonly #operation: string;
+  /** The same, as this side's record has it. */
+  readonly #told: Operation;
   readonly #session: Session<SourceMessage, TargetMessage>;
   #entry: TargetEntry | undefined;
   #folder: ImageFolder | undefined;
@@ -46,6 +50,7 @@ export class Incoming {
     this.#node = node;
     this.peer = peer;
     this.#operation = operation;
+    this.#told = new Operation(peer, operation);
     this.#session = targetSession(socket);
   }
 
@@ -53,24 +58,29 @@ export class Incoming {
   async run(): Promise<void> {
     const { log } = this.#node;
     const about = { operation: this.#operation, peer: this.peer };
+    let running: Running | undefined;
     try {
       const { offer } = await this.#expect('offer');
+      const { namespace = '', name = '' } = PodSandboxConfig.decode(offer.sandboxConfig).metadata ?? {};
+      const facts = { pod: { namespace, name }, containers: [], peer: this.peer, mode: offer.mode };
+      running = await this.#node.migrations.begin('target', this.#told, facts);
       const addresses = offer.addresses.map((address) => ({ ...address, family: address.family as Address['family'] }));
-      await this.#prepare(offer, addresses);
-      log.info('placeholder-made', {
-        ...about,
-        sandbox: this.#entry?.sandbox,
-        containers: this.#entry?.containers.map(({ id }) => id),
-      });
-      await this.#takeOver(addresses);
+      await this.#told.phase('placeholder', () => this.#prepare(offer, addresses));
+      const containers = this.#entry?.containers.map(({ id }) => id) ?? [];
+      log.info('placeholder-made', { ...about, sandbox: this.#entry?.sandbox, containers });
+      running.note({ containers });
+      await this.#takeOver(addresses, running);
       log.info('migration-serving', { ...about, containers: this.#entry?.containers.map(({ id }) => id) });
     } catch (error) {
       const { reason, message, hint } = GantryError.from(error);
       log.warn('migration-failed', { ...about, reason, message });
       await this.#rollBack();
       this.#send({ failed: { reason, message, hint } });
+      if (this.#entry?.state !== 'serving')
+        running?.note({ state: this.#entry === undefined ? 'failed' : 'rolled-back', reason, message });
     } finally {
       this.#session.close();
+      await running?.end({});
     }
   }
 
@@ -85,10 +95,11 @@ export class Incoming {
       if (folder === undefined || made === undefined || signal.aborted)
         throw new GantryError('USAGE', 'data before the placeholder was made, or after its end');
       const into = whereTo(stream, made, folder);
+      const flow = { moved: (bytes: number) => this.#told.moved('receive', bytes) };
       const receiving =
         stream.of === 'images'
-          ? receiveFolder(socket, into, signal)
-          : receiveFiles(socket, into, join(folder.path, `rsync-${this.#streams++}.conf`), signal);
+          ? receiveFolder(socket, into, signal, flow)
+          : receiveFiles(socket, into, join(folder.path, `rsync-${this.#streams++}.conf`), signal, flow);
       this.#receiving.add(receiving);
       const bytes = await receiving.finally(() => this.#receiving.delete(receiving));
       this.#send({ received: { bytes: BigInt(bytes) } });
@@ -156,37 +167,43 @@ export class Incoming {
     this.#send({ prepared: { sandboxId: sandbox, containerIds } });
   }
 
-  async #takeOver(addresses: Address[]): Promise<void> {
+  async #takeOver(addresses: Address[], running: Running): Promise<void> {
     const node = this.#node;
+    const told = this.#told;
     const { containers } = this.#entry as TargetEntry;
     const { sandbox } = this.#made as Made;
     const folder = this.#folder as ImageFolder;
-    const { restore } = await this.#expect('restore');
+    const { restore } = await told.phase('receive', () => this.#expect('restore'));
     checkProbes(restore.verify);
     const coming = containers.map(({ id }, index) => ({ id, from: { images: folder.imagesOf(index) } }));
     if (coming.length > 1) await shareOutIpc(coming.map(({ from }) => from.images));
-    await using poised = await PoisedPod.restore(node, this.#operation, sandbox, coming, {
-      tcp: restore.tcpEstablished ? 'established' : 'none',
-    });
+    await using poised = await told.phase('restore', () =>
+      PoisedPod.restore(node, this.#operation, sandbox, coming, {
+        tcp: restore.tcpEstablished ? 'established' : 'none',
+      }),
+    );
     this.#send({ poised: {} });
 
     const { commit } = await this.#expect('commit');
-    const running = containers.map(({ id }, index) => ({
+    const restored = containers.map(({ id }, index) => ({
       id,
       processes: commit.processes[index] ?? 1,
       stopped: [...(poised.stopped.get(id) ?? [])],
     }));
-    await this.#write({ state: 'resuming', containers: running });
-    await poised.resume({ keepShut: true });
-    for (const { id, processes } of running) await verifyRunning(node, id, processes);
-    const restored = {
-      netns: networkOf(sandbox.pid),
-      address: addresses[0]?.local ?? '',
-      container: running[0]?.id ?? '',
-    };
-    await verifyProbes(node, restored, restore.verify);
+    await this.#write({ state: 'resuming', containers: restored });
+    await told.phase('resume', async () => {
+      await poised.resume({ keepShut: true });
+      for (const { id, processes } of restored) await verifyRunning(node, id, processes);
+      const reached = {
+        netns: networkOf(sandbox.pid),
+        address: addresses[0]?.local ?? '',
+        container: restored[0]?.id ?? '',
+      };
+      await verifyProbes(node, reached, restore.verify);
+    });
     await this.#write({ state: 'serving' });
     // From here on it lives here.
+    running.note({ state: 'serving' });
     await untilDone(node, 'open-network', () => serve(node, sandbox.id, addresses));
     this.#send({ serving: {} });
     await folder[Symbol.asyncDispose]();

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TLSSocket } from 'node:tls';
 import { afterEach, expect, it, vi } from 'vitest';
+import { Bandwidth } from './bandwidth.ts';
 import { sendFolder } from './streams.ts';
 
 /** What GNU tar writes at least: one record. */
@@ -24,6 +25,18 @@ it('fails when the receiver closes before it has everything', async () => {
   await slowTar(folder.path, 'tar "$@"; sleep 0.3; exec head -c 1000000 /dev/zero');
   await using receiver = await receiverThatEndsAfter(RECORD_BYTES);
   await expect(sendFolder(receiver.socket, folder.path)).rejects.toMatchObject({ reason: 'PEER_LOST' });
+});
+
+it('is as fast as its bandwidth, loses nothing by it, and tells of what has passed', async () => {
+  await using folder = await mkdtempDisposable(join(tmpdir(), 'streams-'));
+  await using receiver = await receiverThatEndsAfter(RECORD_BYTES);
+  const moved: number[] = [];
+  const began = performance.now();
+  const flow = { bandwidth: new Bandwidth(20_000), moved: (bytes: number) => moved.push(bytes) };
+  await expect(sendFolder(receiver.socket, folder.path, undefined, flow)).resolves.toBe(RECORD_BYTES);
+  // Half a second's bytes, without those of the burst.
+  expect(performance.now() - began).toBeGreaterThan(390);
+  expect(moved.reduce((total, bytes) => total + bytes, 0)).toBe(RECORD_BYTES);
 });
 
 /** Puts a tar on the PATH that is the real one, and then something more. */

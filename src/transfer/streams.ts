@@ -1,10 +1,11 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, rm } from 'node:fs/promises';
-import type { Readable, Writable } from 'node:stream';
+import type { Readable, Transform, Writable } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import { writeDurably } from '../durable.ts';
 import { GantryError } from '../errors.ts';
+import type { Bandwidth } from './bandwidth.ts';
 
 /*
  * Bulk data between two agents, one connection each: CRIU's images as a tar stream, other folders by rsync. The
@@ -15,10 +16,22 @@ import { GantryError } from '../errors.ts';
  * connection that is only silent does not break: the signal ends the program then.
  */
 
+/** How a stream is sent, or received. */
+export interface Flow {
+  /** Told of each chunk. */
+  moved?: (bytes: number) => void;
+  bandwidth?: Bandwidth | undefined;
+}
+
 /** Sends a folder as one tar stream and ends the sending half of the connection. Returns the bytes sent. */
-export async function sendFolder(socket: TLSSocket, folder: string, signal?: AbortSignal): Promise<number> {
+export async function sendFolder(
+  socket: TLSSocket,
+  folder: string,
+  signal?: AbortSignal,
+  flow: Flow = {},
+): Promise<number> {
   const tar = start('tar', ['-C', folder, '--sparse', '-cf', '-', '.'], ['ignore', 'pipe', 'pipe'], signal);
-  const sent = pump(tar.stdio[1] as Readable, socket);
+  const sent = pump(tar.stdio[1] as Readable, socket, flow);
   // Not a kill: a receiver that has everything may close before tar has ended. One that has more to write fails by this.
   socket.once('close', () => (tar.stdio[1] as Readable).destroy());
   await finished(tar, 'sending the checkpoint', signal);
@@ -28,23 +41,33 @@ export async function sendFolder(socket: TLSSocket, folder: string, signal?: Abo
 }
 
 /** Unpacks what {@link sendFolder} sends into `folder`. Returns the bytes received: the sender compares. */
-export async function receiveFolder(socket: TLSSocket, folder: string, signal?: AbortSignal): Promise<number> {
+export async function receiveFolder(
+  socket: TLSSocket,
+  folder: string,
+  signal?: AbortSignal,
+  flow: Flow = {},
+): Promise<number> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
   const tar = start('tar', ['-C', folder, '--no-same-owner', '-xf', '-'], ['pipe', 'ignore', 'pipe'], signal);
-  const received = pump(socket, tar.stdio[0] as Writable);
+  const received = pump(socket, tar.stdio[0] as Writable, flow);
   await finished(tar, `receiving the checkpoint into ${folder}`, signal);
   return received.bytes;
 }
 
 /** Makes the peer's folder the same as `folder`: owners, times, devices (whiteouts), extended attributes, hard links. */
-export async function syncFiles(socket: TLSSocket, folder: string, signal?: AbortSignal): Promise<number> {
+export async function syncFiles(
+  socket: TLSSocket,
+  folder: string,
+  signal?: AbortSignal,
+  flow: Flow = {},
+): Promise<number> {
   // rsync talks to its other end through the "remote shell" it is given; this one only joins two descriptors. It has to
   // end with the remote side, as ssh does: rsync waits for it.
   const shell = "sh -c 'exec 5<&0; cat <&5 >&4 & exec cat <&3'";
   const args = ['-aHAXS', '--numeric-ids', '--delete', '--timeout=60', `--rsh=${shell}`, `${folder}/`, 'peer::folder/'];
   const rsync = start('rsync', args, ['ignore', 'ignore', 'pipe', 'pipe', 'pipe'], signal);
   pump(socket, rsync.stdio[3] as Writable);
-  const sent = pump(rsync.stdio[4] as Readable, socket);
+  const sent = pump(rsync.stdio[4] as Readable, socket, flow);
   await finished(rsync, 'sending the files', signal);
   return sent.bytes;
 }
@@ -55,6 +78,7 @@ export async function receiveFiles(
   folder: string,
   configuration: string,
   signal?: AbortSignal,
+  flow: Flow = {},
 ): Promise<number> {
   const options = [
     'uid = 0',
@@ -70,7 +94,7 @@ export async function receiveFiles(
   );
   try {
     const rsync = start('rsync', ['--server', '--daemon', `--config=${configuration}`, '.'], 'pipe', signal);
-    const received = pump(socket, rsync.stdio[0] as Writable);
+    const received = pump(socket, rsync.stdio[0] as Writable, flow);
     pump(rsync.stdio[1] as Readable, socket);
     await finished(rsync, `receiving the files into ${folder}`, signal);
     return received.bytes;
@@ -102,16 +126,23 @@ function start(file: string, args: string[], stdio: StdioOptions, signal?: Abort
 }
 
 /** Copies until either side ends, and then ends the other; who ended it, and why, the program tells. */
-function pump(from: Readable, to: Writable): { bytes: number } {
+function pump(from: Readable, to: Writable, { moved, bandwidth }: Flow = {}): { bytes: number } {
   const count = { bytes: 0 };
-  from.on('data', (chunk: Buffer) => {
+  const passed = bandwidth === undefined ? from : bandwidth.stream();
+  passed.on('data', (chunk: Buffer) => {
     count.bytes += chunk.length;
+    moved?.(chunk.length);
   });
+  if (passed !== from) join(from, passed as Transform);
+  join(passed, to);
+  return count;
+}
+
+function join(from: Readable, to: Writable): void {
   from.on('error', () => to.end());
   from.on('close', () => to.end());
   to.on('error', () => from.unpipe(to).resume());
   from.pipe(to);
-  return count;
 }
 
 async function finished(program: Program, doing: string, signal?: AbortSignal): Promise<void> {

@@ -1,0 +1,186 @@
+import { writeFile } from 'node:fs/promises';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { AgentService, type Migration } from '../../src/gen/gantry/v1/agent.ts';
+import { connectSocket, unary } from '../../src/runtime/grpc.ts';
+import { Command, expectReason, type Served, until, World } from '../faults/world.ts';
+import type { NodeEnvironment } from '../lab.ts';
+
+const NAME = 't-moves';
+/** It is met on its way, however slow the machine, and does not arrive. */
+const SLOW = ['--bandwidth', '512K'];
+
+let world: World;
+let served: Served;
+
+beforeAll(async () => {
+  world = await World.up(NAME);
+});
+afterAll(() => world?.down());
+
+beforeEach(async () => {
+  served = await world.serveRedis({ mebibytes: 16 });
+});
+afterEach(async () => {
+  await served?.counter.stop(0);
+  await world.removePods();
+});
+
+/** What `gantry migrations -o json` has of one. */
+interface Listed {
+  id: string;
+  direction: string;
+  namespace: string;
+  pod: string;
+  containers: string[];
+  peer: string;
+  mode: string;
+  state: string;
+  phases: { name: string; durationMs: number }[];
+  running: string[];
+  bytes: number;
+  frozenMs: number;
+  reason: string;
+  message: string;
+  endedAt: string | null;
+}
+
+function begin(...args: string[]): Command {
+  return world.begin(world.a, 'migrate', served.pod.container, '--to', 'b', ...args);
+}
+
+/** What an agent says of one, without the start of a program. */
+async function ask(node: NodeEnvironment, id: string): Promise<Migration> {
+  const client = connectSocket(node.agentSocket);
+  try {
+    const { migrations } = await unary(client, AgentService.listMigrations, { id }, { timeoutMs: 10_000 });
+    return migrations[0] as Migration;
+  } finally {
+    client.close();
+  }
+}
+
+/** The ID is told before there is a record. */
+function reaches(node: NodeEnvironment, id: string, phase: string): Promise<void> {
+  return until(`${id} is in "${phase}"`, () =>
+    ask(node, id).then(
+      ({ running }) => running.includes(phase),
+      () => false,
+    ),
+  );
+}
+
+async function json<T>(node: NodeEnvironment, ...args: string[]): Promise<T> {
+  const { stdout, stderr, exitCode } = await world.gantry(node, 'migrations', ...args);
+  expect(exitCode, stderr).toBe(0);
+  return JSON.parse(stdout) as T;
+}
+
+/** The ID stands in the first line of a migration's progress. */
+async function idOf(command: Command): Promise<string> {
+  await until('the ID is told', () => command.lines.length > 0);
+  const [, id = ''] = /^migration ([0-9a-f]{16})$/.exec(command.lines[0] ?? '') ?? [];
+  expect(id, command.lines[0]).not.toBe('');
+  return id;
+}
+
+const namesOf = ({ phases }: Pick<Listed, 'phases'>) => phases.map(({ name }) => name);
+
+describe('a migration that is over', () => {
+  test('is told of on both nodes, also after their agents were restarted', async () => {
+    const command = begin();
+    const id = await idOf(command);
+    const { exitCode, stdout, stderr } = await command.ended;
+    expect(exitCode, stderr).toBe(0);
+    const result = JSON.parse(stdout) as { operation: string; frozenMs: number; bytesSent: number };
+    expect(result.operation).toBe(id);
+    const damaged = '/var/lib/gantry/history/0123456789abcdef.source.json';
+    await writeFile(world.path(world.a, damaged), '{"version": 1, "oper');
+    await Promise.all([world.restart(world.a, 'agent'), world.restart(world.b, 'agent')]);
+
+    const out = await json<Listed>(world.a, 'show', id.slice(0, 6));
+    expect(out).toMatchObject({ id, direction: 'out', namespace: 'default', pod: served.pod.name, peer: 'b' });
+    expect(out).toMatchObject({ mode: 'stop-and-copy', state: 'serving', reason: '', running: [] });
+    expect(out).toMatchObject({
+      containers: [served.pod.container],
+      frozenMs: result.frozenMs,
+      bytes: result.bytesSent,
+    });
+    expect(namesOf(out)).toEqual(expect.arrayContaining(['check', 'dump', 'send memory', 'resume', 'remove source']));
+    expect(Date.parse(out.endedAt ?? '')).toBeLessThanOrEqual(Date.now());
+
+    const incoming = (await json<Listed[]>(world.b)).find((each) => each.id === id);
+    expect(incoming).toMatchObject({ id, direction: 'in', pod: served.pod.name, peer: 'a', state: 'serving' });
+    expect(incoming).toMatchObject({ mode: 'stop-and-copy', bytes: result.bytesSent });
+    expect(namesOf(incoming as Listed)).toEqual(['placeholder', 'receive', 'restore', 'resume']);
+
+    const late = await world.gantry(world.a, 'migrations', 'cancel', id);
+    expectReason(late, 'CONFLICT', `migration ${id} is over: serving`);
+    await expect(ask(world.a, 'xyz')).rejects.toMatchObject({ details: expect.stringMatching(/no migration xyz/) });
+    await served.expectAlive('b');
+  });
+
+  test('is told of when it was refused, with the reason', async () => {
+    const ended = await world.gantry(world.a, 'migrate', served.pod.container, '--to', 'nowhere');
+    expectReason(ended, 'PEER_UNKNOWN');
+    const [record] = await json<Listed[]>(world.a, 'list');
+    expect(record).toMatchObject({ state: 'failed', peer: 'nowhere', reason: 'PEER_UNKNOWN', frozenMs: 0 });
+    await served.expectAlive('a');
+  });
+});
+
+describe('a migration that runs', () => {
+  test('is listed with its phase, watched, and cancelled: the pod goes on at the source', async () => {
+    const command = begin(...SLOW);
+    const id = await idOf(command);
+    const watching = new Command(['migrations', 'watch', id, '--agent', world.a.agentSocket]);
+    await reaches(world.a, id, 'send memory');
+    expect(await ask(world.a, id)).toMatchObject({ state: 'running', endedUnixMs: 0 });
+    const isTold = () => command.lines.some((line) => /^send memory .* KiB\/s, \d+ s left$/.test(line));
+    await until('a transfer is told', isTold);
+    expect(await ask(world.b, id)).toMatchObject({ direction: 'in', state: 'running', running: ['receive'] });
+    expectReason(await world.gantry(world.b, 'migrations', 'cancel', id), 'CONFLICT', /comes from node a/);
+
+    const cancelled = await json<Listed>(world.a, 'cancel', id.slice(0, 8));
+    expect(cancelled).toMatchObject({ id, state: 'rolled-back', reason: 'CANCELLED' });
+    expectReason(await command.ended, 'CANCELLED');
+    const watched = await watching.ended;
+    expect(watched.exitCode, watched.stderr).toBe(130);
+    for (const phase of ['connect', 'dump']) expect(watched.stderr).toMatch(new RegExp(`^${phase} \\d+ ms$`, 'm'));
+    expect(watched.stdout).toContain(`migration ${id}: rolled-back (cancelled)`);
+    await served.expectAlive('a');
+    await until('the target has undone it', async () => (await ask(world.b, id)).state === 'rolled-back');
+    await world.expectNothingLeft();
+  });
+
+  test('waits for its turn when there are too many', async () => {
+    const others = await Promise.all([world.serveRedis({ mebibytes: 8 }), world.serveRedis({ mebibytes: 8 })]);
+    const moves = others.map(({ pod }) => world.begin(world.a, 'migrate', pod.container, '--to', 'b', ...SLOW));
+    for (const move of moves) await move.reached('connect');
+    expectReason(await begin('--wait', '0').ended, 'BUSY', 'node a moves 2 pods already');
+
+    const gone = begin();
+    await reaches(world.a, await idOf(gone), 'wait for a place');
+    gone.signal('SIGINT');
+    expectReason(await gone.ended, 'CANCELLED');
+
+    const last = begin();
+    await reaches(world.a, await idOf(last), 'wait for a place');
+    for (const move of moves) move.signal('SIGINT');
+    const { exitCode, stderr } = await last.ended;
+    expect(exitCode, stderr).toBe(0);
+    for (const move of moves) expectReason(await move.ended, 'CANCELLED');
+    await served.expectAlive('b');
+    for (const other of others) await other.expectAlive('a');
+  });
+
+  test('has a record that says so when its agent is killed while it sends memory', async () => {
+    const command = begin(...SLOW);
+    const id = await idOf(command);
+    await reaches(world.a, id, 'send memory');
+    await world.restart(world.a, 'agent');
+    expectReason(await command.ended, 'AGENT_UNAVAILABLE');
+    expect(await ask(world.a, id)).toMatchObject({ state: 'rolled-back', message: 'cut off: the agent ended' });
+    await until('the target has undone it', async () => (await ask(world.b, id)).state === 'rolled-back');
+    await served.expectAlive('a');
+  });
+});
