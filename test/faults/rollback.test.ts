@@ -37,7 +37,7 @@ async function moved(): Promise<string> {
 
 async function tell({ pod }: Served, ...command: string[]) {
   using redis = await RedisConnection.open(pod.address);
-  return await redis.send(...command);
+  return String(await redis.send(...command));
 }
 
 async function migrations(): Promise<string[]> {
@@ -116,7 +116,7 @@ test('one that has moved on is not rolled back', async () => {
 
   expect(failure?.reason).toBe('CONFLICT');
   expect(await served.places()).toEqual(['a']);
-  expect(await redis.send('GET', 'where')).toBe('b');
+  expect(String(await redis.send('GET', 'where'))).toBe('b');
   expect(await stateOf(id)).toBe('retained');
 });
 
