@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { GantryError } from '../errors.ts';
+import { type IdentityConfig, parseIdentity } from '../network/identity/config.ts';
 
 /** Configuration of one node's agent: a JSON file (docs/operations.md). Addresses are HOST:PORT. */
 export interface AgentConfig {
@@ -22,6 +23,8 @@ export interface AgentConfig {
   runDir: string;
   /** host-local's folder of reservations for the pods' network, "" when another IPAM is used. */
   ipamDir: string;
+  /** How a moved pod's addresses are reached (docs/identity.md). */
+  identity: IdentityConfig;
 }
 
 const DEFAULTS: Partial<AgentConfig> = {
@@ -72,7 +75,7 @@ export function parseConfig(text: string, file: string): AgentConfig {
     throw wrong('not valid JSON', error);
   }
   for (const field of TEXTS) if (typeof given[field] !== 'string') throw wrong(`"${field}" must be a text`);
-  const known = new Set<string>([...TEXTS, 'peers', 'tls']);
+  const known = new Set<string>([...TEXTS, 'peers', 'tls', 'identity']);
   for (const field of Object.keys(given)) if (!known.has(field)) throw wrong(`"${field}" is not known`);
   const config = given as unknown as AgentConfig;
   for (const [name, address] of [...Object.entries(config.peers), ['peerListen', config.peerListen] as const]) {
@@ -81,5 +84,5 @@ export function parseConfig(text: string, file: string): AgentConfig {
   for (const field of ['ca', 'cert', 'key'] as const) {
     if (typeof config.tls?.[field] !== 'string') throw wrong(`"tls.${field}" must be a path`);
   }
-  return config;
+  return { ...config, identity: parseIdentity(given.identity, Object.keys(config.peers), wrong) };
 }

@@ -1,5 +1,6 @@
 import type { Log } from '../log.ts';
 import type { Journal } from '../migrate/journal.ts';
+import type { Identities } from '../network/identity/identities.ts';
 import type { Cri } from '../runtime/cri.ts';
 import type { Slots } from '../surgery/slots.ts';
 import type { AgentConfig } from './config.ts';
@@ -10,6 +11,8 @@ export interface Node {
   readonly cri: Cri;
   readonly slots: Slots;
   readonly journal: Journal;
+  /** Moved pods, as the network sees them. */
+  readonly identities: Identities;
   readonly log: Log;
   /** IDs of containers (source), and of sandboxes (surgery), that an operation works on: one operation each. */
   readonly busy: Set<string>;

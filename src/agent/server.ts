@@ -1,6 +1,6 @@
 import { chmod, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Metadata, Server, ServerCredentials, type ServerWritableStream, type ServiceError } from '@grpc/grpc-js';
 import { check } from '../check/check.ts';
@@ -18,6 +18,8 @@ import { Acceptor } from '../migrate/acceptor.ts';
 import { Journal } from '../migrate/journal.ts';
 import { recover } from '../migrate/recover.ts';
 import { migrate } from '../migrate/source.ts';
+import { Identities, providerOf } from '../network/identity/identities.ts';
+import { keepIdentities } from '../network/identity/keep.ts';
 import { Cri } from '../runtime/cri.ts';
 import { keepReconciled } from '../surgery/reconcile.ts';
 import { Slots } from '../surgery/slots.ts';
@@ -47,12 +49,13 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
     cri,
     slots,
     journal: await Journal.open(config.stateDir),
+    identities: await Identities.open(join(config.stateDir, 'identities'), providerOf(config, log), log),
     log,
     busy: new Set(),
     reconciling: new Map(),
   };
   await recover(node);
-  const keeping = Promise.all([keepReconciled(node, signal), keepSwept(node, signal)]);
+  const keeping = Promise.all([keepReconciled(node, signal), keepSwept(node, signal), keepIdentities(node, signal)]);
 
   const acceptor = new Acceptor(node);
   const peers = await listenForPeers(config, (...connection) => acceptor.accept(...connection));

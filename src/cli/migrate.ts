@@ -26,6 +26,7 @@ Example:
     .action(async (container: string, options: { to: string; force: boolean; agent: string; outputFormat: Format }) => {
       const request = { container, to: options.to, force: options.force };
       const result = await runOperation(options.agent, AgentService.migrate, request);
+      for (const warning of result.warnings) console.error(`warning: ${warning}`);
       console.log(options.outputFormat === 'json' ? formatJson(result) : describe(container, result));
     });
 }

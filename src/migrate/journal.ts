@@ -2,6 +2,7 @@ import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makePrivateFolder, removeDurably, writeDurably } from '../durable.ts';
 import { GantryError } from '../errors.ts';
+import type { Address } from '../network/address.ts';
 import { mayFollow, type SourceState, type TargetState } from './protocol.ts';
 
 const VERSION = 1;
@@ -31,6 +32,8 @@ export interface SourceEntry extends Common {
   /** IDs. */
   containers: string[];
   sandbox: string;
+  /** Of a migration: the pod's, which go with it. */
+  addresses?: Address[];
   /** The checkpoint has its connections: their other ends are not to hear of its end. */
   keepsConnections?: boolean;
 }

@@ -3,11 +3,11 @@ import type { Node } from '../agent/node.ts';
 import { FrozenPod, networkOf } from '../checkpoint/freeze.ts';
 import { exists } from '../durable.ts';
 import { GantryError, messageOf } from '../errors.ts';
-import { addressesOf } from '../network/address.ts';
+import { type Address, addressesOf } from '../network/address.ts';
 import { forgetConnections } from '../network/connections.ts';
 import { keepReserved } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
-import type { ContainerDetail } from '../runtime/cri.ts';
+import type { ContainerDetail, SandboxDetail } from '../runtime/cri.ts';
 import { findProcesses } from '../runtime/processes.ts';
 import { connectPeer } from '../transfer/peer.ts';
 import type { SourceEntry } from './journal.ts';
@@ -79,11 +79,12 @@ export async function leavePaused(node: Node, entry: SourceEntry): Promise<void>
 
 async function removeSource(node: Node, entry: SourceEntry): Promise<void> {
   const { containers, netns } = await describe(node, entry);
-  if (netns !== '') {
-    const addresses = await addressesOf(netns).catch(() => []);
-    await keepReserved(node.config.ipamDir, addresses, entry.operation);
-  }
+  // After a reboot there is no network to ask.
+  const addresses = entry.addresses ?? (netns === '' ? [] : await addressesOf(netns).catch(() => []));
+  await keepReserved(node.config.ipamDir, addresses, entry.operation);
   await (await FrozenPod.find(containers))?.end();
+  const [first] = containers;
+  if (first !== undefined) await leave(node, entry, first.sandbox, netns, addresses);
   await node.cri.removeSandbox(entry.sandbox);
   // The target forgets first: it does not ask, and an agent that is restarted here finds the entry and tells it.
   await nowOrLater(node, `tell ${entry.peer}`, async () => {
@@ -91,6 +92,18 @@ async function removeSource(node: Node, entry: SourceEntry): Promise<void> {
     await node.journal.remove(entry);
   });
   node.log.info('migration-done', { operation: entry.operation, containers: entry.containers, peer: entry.peer });
+}
+
+/** Before the sandbox is removed, which takes a while: clients wait for it. */
+async function leave(
+  node: Node,
+  { operation, peer }: SourceEntry,
+  sandbox: SandboxDetail,
+  netns: string,
+  addresses: Address[],
+): Promise<void> {
+  const { name = '', namespace = '', uid = '' } = sandbox.config.metadata ?? {};
+  await node.identities.leave({ name, namespace, uid, operation, peer, sandbox: sandbox.id, netns, addresses });
 }
 
 /** Those containers of an entry that are still there, and their pod's network; "" without one. */

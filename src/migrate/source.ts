@@ -15,6 +15,7 @@ import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
 import type { MigrateRequest, Result } from '../gen/gantry/v1/agent.ts';
 import { SourceMessage, type TargetMessage } from '../gen/gantry/v1/peer.ts';
 import { type Address, addressesOf } from '../network/address.ts';
+import { natWarnings } from '../network/nat.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { residentBytes, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail, SandboxDetail } from '../runtime/cri.ts';
@@ -123,6 +124,7 @@ class Outgoing {
   async run(): Promise<Result> {
     const operation = this.#operation;
     const addresses = await addressesOf(networkOf(this.#sandbox.pid));
+    const warnings = await natWarnings(this.#sandbox.config, addresses);
     const folders = await this.#folders();
     const placeholder = await operation.phase('placeholder', () => this.#offer(addresses));
     await operation.phase('sync files', () => this.#sendFiles(folders));
@@ -134,6 +136,7 @@ class Outgoing {
       peer: this.#peer,
       containers: this.#containers.map(({ id }) => id),
       sandbox: this.#sandbox.id,
+      addresses,
     };
     const frozenMs = await this.#cutOver(entry, folders);
     const [containerId = '', ...others] = placeholder.containerIds;
@@ -144,6 +147,7 @@ class Outgoing {
       mode: 'stop-and-copy',
       addresses: addresses.map(({ local }) => local),
       frozenMs,
+      warnings,
     });
   }
 

@@ -178,7 +178,7 @@ export class Incoming {
     for (const { id, processes } of running) await verifyRunning(node, id, processes);
     await this.#write({ state: 'serving' });
     // From here on it lives here.
-    await untilDone(node, 'open-network', () => serve(node, sandbox.id, addresses));
+    await untilDone(node, 'open-network', () => serve(node, this.#entry as TargetEntry, addresses));
     this.#send({ serving: {} });
     await folder[Symbol.asyncDispose]();
   }
