@@ -17,13 +17,18 @@ export interface LabOptions {
   readonly suite?: 'forky' | 'trixie' | 'bookworm';
   /** All when left out. */
   readonly services?: readonly Service[];
+  /** "flat" when left out. */
+  readonly network?: 'flat' | 'routed';
+  /** IPv6 beside IPv4. */
+  readonly ipv6?: boolean;
 }
 
 /** Starts a lab and tells how to reach it. One of that name that an earlier run has left is removed first. */
 export async function labUp(options: LabOptions): Promise<LabEnvironment> {
-  const { name, nodes = 2, suite = 'forky', services } = options;
+  const { name, nodes = 2, suite = 'forky', services, network = 'flat', ipv6 = false } = options;
   await labDown(name);
-  const args = ['up', '--name', name, '--nodes', String(nodes), '--suite', suite];
+  const args = ['up', '--name', name, '--nodes', String(nodes), '--suite', suite, '--network', network];
+  if (ipv6) args.push('--ipv6');
   await execa(LAB, [...args, ...(services === undefined ? [] : ['--services', services.join(',')])], {
     stdin: 'ignore',
   });

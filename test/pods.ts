@@ -17,6 +17,7 @@ export interface PodOptions {
   /** Labels of the sandbox; a kubelet's pod has io.kubernetes.pod.uid. */
   labels?: Record<string, string>;
   mounts?: { hostPath: string; containerPath: string }[];
+  portMappings?: { containerPort: number; hostPort: number }[];
   runtimeHandler?: string;
   /** Number of who runs it; root when left out. */
   user?: number;
@@ -32,6 +33,7 @@ export async function runPod(socket: string, nodePid: number, options: PodOption
     command = [],
     labels = {},
     mounts = [],
+    portMappings = [],
     runtimeHandler = '',
     user,
     isConfined = false,
@@ -43,6 +45,7 @@ export async function runPod(socket: string, nodePid: number, options: PodOption
     hostname: name,
     logDirectory: `/var/log/pods/default_${name}_${uid}`,
     labels,
+    portMappings,
     linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.CONTAINER } } },
   });
   const sandbox = await cri.runSandbox(sandboxConfig, runtimeHandler);

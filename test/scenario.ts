@@ -26,6 +26,7 @@ export interface Migration {
   phases: Omit<Phase, '_unknownFields'>[];
   bytesSent: number;
   addresses: string[];
+  warnings: string[];
   frozenMs: number;
   quiesced?: Omit<Quiesced, '_unknownFields'>;
 }

@@ -2,11 +2,13 @@ import { join } from 'node:path';
 import { IMAGES, type ImageName } from './images.ts';
 import { INSIDE, insideNode, runOf } from './paths.ts';
 import type { LabRecord } from './registry.ts';
+import type { Network } from './subnet.ts';
 
 /** What `hack/lab env` prints: how a test on the host reaches a lab. */
 export interface LabEnvironment {
   readonly name: string;
   readonly suite: string;
+  readonly network: Network;
   readonly subnet: string;
   /** The host's own address in the lab's network: the clients' side of a test. */
   readonly clientAddress: string;
@@ -32,6 +34,7 @@ export function environmentOf(lab: LabRecord): LabEnvironment {
   return {
     name: lab.name,
     suite: lab.suite,
+    network: lab.network ?? 'flat',
     subnet: lab.subnet,
     clientAddress: lab.clientAddress,
     images: IMAGES,

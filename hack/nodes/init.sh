@@ -95,8 +95,8 @@ serve() {
   done
 }
 
-# The uplink comes from `up`, which needs this process' namespace to put it there. The node's address is on the bridge
-# that CNI adds the pods to: nodes and pods are neighbours on one network.
+# The uplink comes from `up`, which needs this process' namespace to put it there. Flat, the node's addresses are on the
+# bridge that CNI adds the pods to: nodes and pods are neighbours on one network. With gateways the bridge is the pods' own.
 connect() {
   ip link set lo up
   tries=0
@@ -106,15 +106,34 @@ connect() {
     sleep 0.05
   done
   # With its own MAC: otherwise a bridge takes the lowest of its ports', and changes it as pods come and go.
-  ip link add cni0 address "$LAB_MAC" type bridge
-  ip link set uplink master cni0 up
-  ip address add "$LAB_ADDRESS" dev cni0
+  if [ -z "$LAB_GATEWAYS" ]; then
+    ip link add cni0 address "$LAB_MAC" type bridge
+    ip link set uplink master cni0
+    node=cni0
+  else
+    ip link add cni0 address "02:68${LAB_MAC#02:67}" type bridge
+    ip link set uplink address "$LAB_MAC"
+    node=uplink
+  fi
+  ip link set uplink up
   ip link set cni0 up
+  for address in $LAB_ADDRESSES; do add_address "$address" "$node"; done
+  for address in $LAB_GATEWAYS; do add_address "$address" cni0; done
   # These belong to the node's network namespace; the host keeps its own.
   echo 1 >/proc/sys/net/ipv4/ip_forward
+  [ ! -e /proc/sys/net/ipv6 ] || echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
+  for route in $LAB_ROUTES; do ip route add "${route%=*}" via "${route#*=}"; done
   for switch in /proc/sys/net/bridge/bridge-nf-call-*; do
     [ ! -e "$switch" ] || echo 0 >"$switch"
   done
+}
+
+# Without duplicate-address detection: nobody else has them, and until it ends an IPv6 address cannot be used.
+add_address() {
+  case $1 in
+  *:*) ip address add "$1" dev "$2" nodad ;;
+  *) ip address add "$1" dev "$2" ;;
+  esac
 }
 
 supervise() {

@@ -1,6 +1,7 @@
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { EXIT, LabError } from './failure.ts';
 import { SERVICES, type Service } from './registry.ts';
+import { NETWORKS, type Network } from './subnet.ts';
 import { SUITE_NAMES } from './suites.ts';
 
 // Parsing and printing only. What a verb needs is imported when it runs: `exec` then starts in a fraction of the time.
@@ -11,6 +12,15 @@ const suiteOption = () =>
 const outputOption = () =>
   new Option('-o, --output <format>', 'how to print it').choices(['table', 'json']).default('table');
 const nodeArgument = () => new Argument('<node>', 'a, b, c…');
+
+interface UpCommand {
+  name: string;
+  nodes: number;
+  suite: string;
+  services: Service[];
+  network: Network;
+  ipv6: boolean;
+}
 
 const program = new Command('hack/lab')
   .description('Nodes in a box: a small cluster of container hosts on this machine, with Gantry on each. Needs root.')
@@ -63,7 +73,13 @@ program
       .env('GANTRY_LAB_SERVICES')
       .argParser(parseServices),
   )
-  .action(async (options: { name: string; nodes: number; suite: string; services: Service[] }) => {
+  .addOption(
+    new Option('--network <kind>', 'pods are neighbours of all, or in a subnet of their node')
+      .choices(NETWORKS)
+      .default('flat'),
+  )
+  .option('--ipv6', 'an IPv6 address for each node and pod, beside the IPv4 one', false)
+  .action(async (options: UpCommand) => {
     const { up } = await import('./up.ts');
     const lab = await up(options, untilInterrupted());
     console.log(`lab ${lab.name} is up on ${lab.subnet}; this machine is ${lab.clientAddress}`);

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { run } from './program.ts';
+import type { Plan } from './subnet.ts';
 
 /**
  * Name of a lab's bridge on the host; its veths are called NAME-NODE. Derived from the lab's name alone so that `down`
@@ -19,13 +20,23 @@ function digest(lab: string): string {
   return createHash('sha256').update(lab).digest('hex');
 }
 
-/** The host's end of the lab: a bridge with the client's address, over which it reaches nodes and pods directly. */
-export async function createBridge(lab: string, address: string): Promise<void> {
+/**
+ * The host's end of the lab: a bridge with the client's addresses, over which it reaches the nodes, and the pods directly or
+ * through their nodes (`places`). Its routes go with it.
+ */
+export async function createBridge(lab: string, plans: readonly Plan[], places: readonly number[]): Promise<void> {
   const bridge = bridgeName(lab);
   await run('ip', ['link', 'add', bridge, 'address', macOf(lab, 0), 'type', 'bridge']);
-  // No link-local address and none of its chatter: the lab speaks IPv4.
+  // No link-local address and none of its chatter.
   await run('ip', ['link', 'set', bridge, 'addrgenmode', 'none', 'up']);
-  await run('ip', ['address', 'add', `${address}/16`, 'dev', bridge]);
+  for (const { subnet, client, prefixLength, node, pods } of plans) {
+    const isIpv6 = client.includes(':');
+    await run('ip', ['address', 'add', `${client}/${prefixLength}`, 'dev', bridge, ...(isIpv6 ? ['nodad'] : [])]);
+    for (const place of places) {
+      const { subnet: behind } = pods(place);
+      if (behind !== subnet) await run('ip', ['route', 'add', behind, 'via', node(place), 'dev', bridge]);
+    }
+  }
 }
 
 /** Joins a node to the bridge. The other end is made inside the node, where init.sh waits for it. */

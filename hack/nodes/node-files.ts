@@ -5,6 +5,7 @@ import { containerdConfig, type Runtime } from './containerd-config.ts';
 import { ifPresent } from './failure.ts';
 import { INSIDE, REPO } from './paths.ts';
 import type { LabRecord } from './registry.ts';
+import { type NetworkOptions, plansOf } from './subnet.ts';
 import type { Suite } from './suites.ts';
 
 /** A node as planned: there is no process yet. */
@@ -26,7 +27,7 @@ export async function writeNodeFiles(
   folder: string,
   node: PlannedNode,
   nodes: readonly PlannedNode[],
-  lab: Pick<LabRecord, 'subnet' | 'services'>,
+  lab: Pick<LabRecord, 'subnet' | 'services' | 'network' | 'ipv6'>,
   suite: Suite,
   root: string,
   pki: string | undefined,
@@ -50,13 +51,13 @@ export async function writeNodeFiles(
     ['127.0.0.1 localhost', ...nodes.map((each) => `${each.address} ${each.name}`), ''].join('\n'),
   );
   await write('etc/resolv.conf', '# A lab has no name server.\n');
-  await write('etc/cni/net.d/10-gantry.conflist', cniConfig(lab.subnet, node.address));
+  await write('etc/cni/net.d/10-gantry.conflist', cniConfig(lab, node.place));
   await write('etc/containerd/config.toml', containerdConfig(suite, await runtimesOf(root)));
   for (const name of ['gantry-runc', 'gantry-crun']) {
     await link(`usr/local/lib/gantry/${name}`, '/opt/gantry/src/runtime/oci-hook.sh');
   }
   await link('usr/local/bin/gantry', '/opt/gantry/bin/gantry');
-  await write('etc/gantry/agent.json', agentConfig(node, nodes));
+  await write('etc/gantry/agent.json', agentConfig(node, nodes, lab));
   if (pki === undefined) return;
   await mkdir(join(upper, 'etc/gantry/pki'));
   await copyFile(join(pki, 'ca.crt'), join(upper, 'etc/gantry/pki/ca.crt'));
@@ -83,7 +84,11 @@ async function exists(path: string): Promise<boolean> {
   );
 }
 
-function agentConfig(node: PlannedNode, nodes: readonly PlannedNode[]): string {
+function agentConfig(
+  node: PlannedNode,
+  nodes: readonly PlannedNode[],
+  lab: NetworkOptions & { subnet: string },
+): string {
   const peers = nodes
     .filter(({ name }) => name !== node.name)
     .map(({ name, address }) => [name, `${address}:${PEER_PORT}`]);
@@ -97,6 +102,14 @@ function agentConfig(node: PlannedNode, nodes: readonly PlannedNode[]): string {
     stateDir: '/var/lib/gantry',
     imageDir: '/run/gantry/images',
     ipamDir: '/var/lib/cni/networks/gantry',
+    ...(lab.network === 'routed' ? { identity: { provider: 'route', nextHops: nextHops(node, nodes, lab) } } : {}),
   };
   return `${JSON.stringify(config, null, 2)}\n`;
+}
+
+/** The peers' IPv6 addresses; their IPv4 ones are those of `peers`. */
+function nextHops(own: PlannedNode, nodes: readonly PlannedNode[], lab: NetworkOptions & { subnet: string }) {
+  const [, ipv6] = plansOf(lab);
+  const peers = ipv6 === undefined ? [] : nodes.filter(({ name }) => name !== own.name);
+  return Object.fromEntries(peers.map(({ name, place }) => [name, [ipv6?.node(place)]]));
 }

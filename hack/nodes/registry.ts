@@ -2,6 +2,7 @@ import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promise
 import { join } from 'node:path';
 import { EXIT, ifPresent, LabError } from './failure.ts';
 import { REGISTRY } from './paths.ts';
+import type { Network } from './subnet.ts';
 
 const VERSION = 1;
 
@@ -23,6 +24,8 @@ export interface LabRecord {
   readonly repo: string;
   readonly suite: string;
   readonly services: readonly Service[];
+  readonly network?: Network;
+  readonly ipv6?: boolean;
   readonly subnet: string;
   readonly clientAddress: string;
   readonly state: 'starting' | 'up';

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { pickSubnet, podRange } from './subnet.ts';
+import { ipv4Plan, ipv6Plan, pickSubnet } from './subnet.ts';
 
 test('a lab has the same network each time', () => {
   expect(pickSubnet('default', [])).toBe(pickSubnet('default', []));
@@ -18,5 +18,16 @@ test('a machine whose routes cover everything has no network left', () => {
 });
 
 test('each node gives out its own part', () => {
-  expect(podRange('10.70.0.2')).toEqual({ rangeStart: '10.70.2.1', rangeEnd: '10.70.2.254' });
+  const subnet = '10.70.0.0/16';
+  expect(ipv4Plan(70, 'flat').pods(2)).toEqual({
+    subnet,
+    gateway: '10.70.0.2',
+    rangeStart: '10.70.2.1',
+    rangeEnd: '10.70.2.254',
+  });
+});
+
+test('routed, the parts are subnets', () => {
+  expect(ipv4Plan(70, 'routed').pods(2)).toMatchObject({ subnet: '10.70.2.0/24', gateway: '10.70.2.1' });
+  expect(ipv6Plan(70, 'routed').pods(2)).toMatchObject({ subnet: 'fd67:70:2::/64', gateway: 'fd67:70:2::1' });
 });

@@ -30,13 +30,85 @@ function rangeOf(prefix: string): { first: number; last: number } {
   return { first, last: first + size - 1 };
 }
 
-/** Addresses of a lab: the nodes, the host, and a /24 of pods per node all lie in its one /16. */
-export function addressesOf(octet: number): { subnet: string; client: string; node: (index: number) => string } {
-  return { subnet: `10.${octet}.0.0/16`, client: `10.${octet}.0.254`, node: (index) => `10.${octet}.0.${index + 1}` };
+/** How the pods of a lab are reached: as neighbours of everybody, or behind their node. */
+export const NETWORKS = ['flat', 'routed'] as const;
+export type Network = (typeof NETWORKS)[number];
+
+/** What there is of one family in a lab, as `ip` takes it. */
+export interface Plan {
+  /** The network of the nodes and the client; flat, that of the pods, too. */
+  readonly subnet: string;
+  readonly client: string;
+  readonly node: (place: number) => string;
+  /** Length of the subnet's prefix where the nodes are. */
+  readonly prefixLength: number;
+  /** Of the pods of a node. */
+  readonly pods: (place: number) => PodRange;
 }
 
-/** First and last address that CNI gives to pods of the node with this address: 10.X.0.N → 10.X.N.1 to 10.X.N.254. */
-export function podRange(nodeAddress: string): { rangeStart: string; rangeEnd: string } {
-  const [ten, octet, , number] = nodeAddress.split('.');
-  return { rangeStart: `${ten}.${octet}.${number}.1`, rangeEnd: `${ten}.${octet}.${number}.254` };
+export interface PodRange {
+  readonly subnet: string;
+  readonly gateway: string;
+  readonly rangeStart: string;
+  readonly rangeEnd: string;
+}
+
+/** IPv4 of the lab with this second octet. Places count from 1. Flat, all lie in its one /16; routed, each node has a /24. */
+export function ipv4Plan(octet: number, network: Network): Plan {
+  const subnet = `10.${octet}.0.0/16`;
+  const node = (place: number) => `10.${octet}.0.${place}`;
+  const within = (place: number) => `10.${octet}.${place}`;
+  const client = `10.${octet}.0.254`;
+  if (network === 'routed') {
+    const pods = (place: number) => ({
+      subnet: `${within(place)}.0/24`,
+      gateway: `${within(place)}.1`,
+      rangeStart: `${within(place)}.2`,
+      rangeEnd: `${within(place)}.254`,
+    });
+    return { subnet, client, node, prefixLength: 24, pods };
+  }
+  const pods = (place: number) => ({
+    subnet,
+    gateway: node(place),
+    rangeStart: `${within(place)}.1`,
+    rangeEnd: `${within(place)}.254`,
+  });
+  return { subnet, client, node, prefixLength: 16, pods };
+}
+
+/** IPv6 beside it, from the unique local fd67:OCTET::/32: the numbers are written as in the IPv4 addresses. */
+export function ipv6Plan(octet: number, network: Network): Plan {
+  const subnet = `fd67:${octet}::/64`;
+  const node = (place: number) => `fd67:${octet}::${place}`;
+  const client = `fd67:${octet}::254`;
+  if (network === 'routed') {
+    const pods = (place: number) => ({
+      subnet: `fd67:${octet}:${place}::/64`,
+      gateway: `fd67:${octet}:${place}::1`,
+      rangeStart: `fd67:${octet}:${place}::2`,
+      rangeEnd: `fd67:${octet}:${place}::ff`,
+    });
+    return { subnet, client, node, prefixLength: 64, pods };
+  }
+  const pods = (place: number) => ({
+    subnet,
+    gateway: node(place),
+    rangeStart: `fd67:${octet}::${place}:1`,
+    rangeEnd: `fd67:${octet}::${place}:ff`,
+  });
+  return { subnet, client, node, prefixLength: 64, pods };
+}
+
+/** What a lab has, IPv4 first. `subnet` is its 10.X.0.0/16. */
+export function plansOf({ subnet, network = 'flat', ipv6 = false }: NetworkOptions & { subnet: string }): Plan[] {
+  const octet = Number(subnet.split('.')[1]);
+  return [ipv4Plan(octet, network), ...(ipv6 ? [ipv6Plan(octet, network)] : [])];
+}
+
+export interface NetworkOptions {
+  /** "flat" when left out. */
+  readonly network?: Network;
+  /** Every node and pod has an IPv6 address, too. */
+  readonly ipv6?: boolean;
 }

@@ -27,7 +27,7 @@ import {
 } from './registry.ts';
 import { ensureRoot } from './root.ts';
 import { startNode } from './start.ts';
-import { addressesOf, pickSubnet } from './subnet.ts';
+import { ipv4Plan, type Network, type Plan, pickSubnet, plansOf } from './subnet.ts';
 import { suiteNamed } from './suites.ts';
 
 export interface UpOptions {
@@ -35,6 +35,8 @@ export interface UpOptions {
   readonly nodes: number;
   readonly suite: string;
   readonly services: readonly Service[];
+  readonly network: Network;
+  readonly ipv6: boolean;
 }
 
 /** Starts a lab. When anything fails or the signal fires, whatever was made of it is removed again. */
@@ -64,13 +66,15 @@ async function claim(options: UpOptions): Promise<LabRecord> {
   await destroy(options.name);
   const others = await Promise.all((await recordedLabs()).map(readRecord));
   const taken = [...(await usedNetworks()), ...others.flatMap((other) => (other === undefined ? [] : [other.subnet]))];
-  const { subnet, client } = addressesOf(pickSubnet(options.name, taken));
+  const { subnet, client } = ipv4Plan(pickSubnet(options.name, taken), options.network);
   const record: LabRecord = {
     version: 1,
     name: options.name,
     repo: REPO,
     suite: options.suite,
     services: options.services,
+    network: options.network,
+    ipv6: options.ipv6,
     subnet,
     clientAddress: client,
     state: 'starting',
@@ -110,12 +114,13 @@ async function start(
   const planned = plan(claimed, count);
   await mkdir(folder, { recursive: true });
   const pki = services.includes('agent') ? await makeCertificates(join(folder, 'pki'), planned, signal) : undefined;
-  await createBridge(name, claimed.clientAddress);
+  const places = planned.map(({ place }) => place);
+  await createBridge(name, plansOf(claimed), places);
   const nodes = await allOrNone(signal, planned, async (node, alive) => {
     const own = join(folder, node.name);
     await writeNodeFiles(own, node, planned, claimed, suite, root, pki);
     alive.throwIfAborted();
-    const started = await startNode(name, own, root, node, services, alive);
+    const started = await startNode(claimed, own, root, node, places, alive);
     await servicesUp(own, started, services, alive, () => importImages(claimed, started, images, alive));
     return started;
   });
@@ -141,7 +146,8 @@ export async function reboot(name: string, nodeName: string, signal: AbortSignal
     // Its end of the link goes with its network namespace, but not at once.
     await unplug(name, nodeName);
     const root = cachedRoot(lab.suite);
-    const started = await startNode(name, folder, root, { name: nodeName, address, place }, lab.services, signal);
+    const places = lab.nodes.map((_, index) => index + 1);
+    const started = await startNode(lab, folder, root, { name: nodeName, address, place }, places, signal);
     await servicesUp(folder, started, lab.services, signal);
     const nodes = lab.nodes.map((node) => (node.name === nodeName ? started : node));
     await writeRecord({ ...lab, nodes });
@@ -191,10 +197,10 @@ async function allOrNone<Result>(
 }
 
 function plan(record: LabRecord, count: number): PlannedNode[] {
-  const octet = Number(record.subnet.split('.')[1]);
+  const [ipv4] = plansOf(record) as [Plan];
   return Array.from({ length: count }, (_, index) => ({
     name: String.fromCharCode('a'.charCodeAt(0) + index),
-    address: addressesOf(octet).node(index),
+    address: ipv4.node(index + 1),
     place: index + 1,
   }));
 }

@@ -20,6 +20,31 @@ describe('parseConfig', () => {
     expect(parse({ peer: {} })).toThrow('"peer" is not known');
   });
 
+  it('takes the provider of identity, l2 when none is named', () => {
+    expect(parse({})().identity).toEqual({ provider: 'l2' });
+    expect(parse({ identity: { provider: 'route' } })().identity).toEqual({ provider: 'route', nextHops: {} });
+    const nextHops = { b: ['10.0.0.2', 'fd00::2'] };
+    const routed = parse({ peers: { b: '10.0.0.2:7440' }, identity: { provider: 'route', nextHops } })();
+    expect(routed.identity).toEqual({ provider: 'route', nextHops });
+    const exec = { provider: 'exec', command: ['/usr/local/bin/move-address', '--fast'] };
+    expect(parse({ identity: exec })().identity).toEqual(exec);
+  });
+
+  it.each([
+    ['l2', '"identity" must be an object'],
+    [{}, '"identity.provider" must be one of l2, route, exec'],
+    [{ provider: 'toString' }, '"identity.provider" must be one of l2, route, exec'],
+    [{ provider: 'l2', command: ['/x'] }, '"identity.command" is not known to provider l2'],
+    [{ provider: 'exec' }, '"identity.command" must be a list of texts'],
+    [{ provider: 'exec', command: ['move'] }, 'an absolute path'],
+    [{ provider: 'route', nextHops: { c: ['10.0.0.3'] } }, '"identity.nextHops" must name peers; "c" is none'],
+    [{ provider: 'route', nextHops: { b: ['10.0.0.2', '10.0.0.3'] } }, 'one of a family at most'],
+    [{ provider: 'route', nextHops: { b: '10.0.0.2' } }, '"identity.nextHops.b" must be a list of IP addresses'],
+    [{ provider: 'route', nextHops: ['b'] }, '"identity.nextHops" must name peers'],
+  ])('refuses identity %j', (identity, why) => {
+    expect(parse({ peers: { b: '10.0.0.2:7440' }, identity })).toThrow(why);
+  });
+
   it('refuses what is not JSON', () => {
     expect(() => parseConfig('{', 'agent.json')).toThrow('not valid JSON');
   });

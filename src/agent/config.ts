@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { GantryError } from '../errors.ts';
+import { type IdentityConfig, parseIdentity } from '../network/identity/config.ts';
 
 /** Configuration of one node's agent: a JSON file (docs/operations.md). Addresses are HOST:PORT. */
 export interface AgentConfig {
@@ -28,6 +29,8 @@ export interface AgentConfig {
   maxMigrationsIn: number;
   /** Records of so many migrations are kept. */
   migrationsKept: number;
+  /** How a moved pod's addresses are reached (docs/identity.md). */
+  identity: IdentityConfig;
 }
 
 /** What is kept of pods that have moved away. */
@@ -101,7 +104,7 @@ export function parseConfig(text: string, file: string): AgentConfig {
     if (!Number.isInteger(given[field]) || (given[field] as number) < 1)
       throw wrong(`"${field}" must be a whole number from 1`);
   }
-  const known = new Set<string>([...TEXTS, ...COUNTS, 'peers', 'tls', 'retention']);
+  const known = new Set<string>([...TEXTS, ...COUNTS, 'peers', 'tls', 'retention', 'identity']);
   for (const field of Object.keys(given)) if (!known.has(field)) throw wrong(`"${field}" is not known`);
   const config = given as unknown as AgentConfig;
   for (const [name, address] of [...Object.entries(config.peers), ['peerListen', config.peerListen] as const]) {
@@ -116,5 +119,5 @@ export function parseConfig(text: string, file: string): AgentConfig {
   for (const field of ['ca', 'cert', 'key'] as const) {
     if (typeof config.tls?.[field] !== 'string') throw wrong(`"tls.${field}" must be a path`);
   }
-  return config;
+  return { ...config, identity: parseIdentity(given.identity, Object.keys(config.peers), wrong) };
 }

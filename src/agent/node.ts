@@ -1,6 +1,7 @@
 import type { Log } from '../log.ts';
 import type { Journal } from '../migrate/journal.ts';
 import type { Migrations } from '../migrate/migrations.ts';
+import type { Identities } from '../network/identity/identities.ts';
 import type { Cri } from '../runtime/cri.ts';
 import type { Slots } from '../surgery/slots.ts';
 import type { AgentConfig } from './config.ts';
@@ -12,6 +13,8 @@ export interface Node {
   readonly slots: Slots;
   readonly journal: Journal;
   readonly migrations: Migrations;
+  /** Moved pods, as the network sees them. */
+  readonly identities: Identities;
   readonly log: Log;
   /** IDs of containers (source), and of sandboxes (surgery), that an operation works on: one operation each. */
   readonly busy: Set<string>;

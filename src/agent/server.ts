@@ -1,6 +1,6 @@
 import { chmod, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   Metadata,
@@ -28,6 +28,8 @@ import { Migrations } from '../migrate/migrations.ts';
 import { recover } from '../migrate/recover.ts';
 import { rollBackMigration } from '../migrate/revert.ts';
 import { migrate } from '../migrate/source.ts';
+import { Identities, providerOf } from '../network/identity/identities.ts';
+import { keepIdentities } from '../network/identity/keep.ts';
 import { Cri } from '../runtime/cri.ts';
 import { keepReconciled } from '../surgery/reconcile.ts';
 import { Slots } from '../surgery/slots.ts';
@@ -59,12 +61,18 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
     slots,
     journal,
     migrations: await Migrations.open(config, journal, log),
+    identities: await Identities.open(join(config.stateDir, 'identities'), providerOf(config, log), log),
     log,
     busy: new Set(),
     reconciling: new Map(),
   };
   await recover(node);
-  const keeping = Promise.all([keepReconciled(node, signal), keepSwept(node, signal), keepRetained(node, signal)]);
+  const keeping = Promise.all([
+    keepReconciled(node, signal),
+    keepSwept(node, signal),
+    keepRetained(node, signal),
+    keepIdentities(node, signal),
+  ]);
 
   const acceptor = new Acceptor(node);
   const peers = await listenForPeers(config, (...connection) => acceptor.accept(...connection));

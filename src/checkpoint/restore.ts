@@ -7,10 +7,10 @@ import type { Manifest, TcpMode } from '../archive/layout.ts';
 import { GantryError } from '../errors.ts';
 import { type ContainerConfig, ContainerState, PodSandboxConfig, PodSandboxState } from '../gen/cri.ts';
 import type { RestoreRequest, Result } from '../gen/gantry/v1/agent.ts';
-import type { RestoreEntry } from '../migrate/journal.ts';
+import type { RestoreEntry, SourceEntry } from '../migrate/journal.ts';
 import { serve } from '../migrate/placeholder.ts';
 import { untilDone } from '../migrate/retry.ts';
-import { type Address, addressesOf, replaceAddresses } from '../network/address.ts';
+import { addressesOf, replaceAddresses } from '../network/address.ts';
 import { forgetClosing } from '../network/connections.ts';
 import { open, shut } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
@@ -37,21 +37,24 @@ export async function restore(node: Node, request: RestoreRequest, operation: Op
   return restoreInto(node, request, operation);
 }
 
-/** The same into the very pod that it was taken of, which is no more: its name, its UID, and its addresses. */
+/** The same into the very pod that moved away, and is no more: its name, its UID, and its addresses. */
 export function restoreOriginal(
   node: Node,
   request: RestoreRequest,
   operation: Operation,
-  addresses: Address[],
+  moved: Moved,
 ): Promise<Result> {
-  return restoreInto(node, request, operation, addresses);
+  return restoreInto(node, request, operation, moved);
 }
+
+/** A pod that was moved. */
+export type Moved = Required<Pick<SourceEntry, 'operation' | 'peer' | 'sandboxMetadata' | 'addresses'>>;
 
 async function restoreInto(
   node: Node,
   request: RestoreRequest,
   operation: Operation,
-  original?: Address[],
+  original?: Moved,
 ): Promise<Result> {
   const { source, identities, criuOptions } = request;
   checkLines(criuOptions);
@@ -106,7 +109,7 @@ async function restoreInto(
       const detail = await node.cri.describeSandbox(id);
       if (original !== undefined) {
         await shut(networkOf(detail.pid));
-        await replaceAddresses(networkOf(detail.pid), original);
+        await replaceAddresses(networkOf(detail.pid), original.addresses);
       }
       return detail;
     });
@@ -128,7 +131,7 @@ async function restoreInto(
       for (const [index, { id }] of coming.entries())
         await verifyRunning(node, id, all[index]?.manifest.processes ?? 1);
     });
-    if (original !== undefined) await serve(node, sandbox.id, original);
+    if (original !== undefined) await serve(node, { ...original, sandbox: sandbox.id }, original.addresses);
     for (const entry of entries) await node.journal.remove(entry);
     return operation.result({
       containerId: coming.length === 1 ? (coming[0]?.id ?? '') : '',

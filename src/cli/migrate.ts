@@ -52,6 +52,7 @@ Examples:
         bandwidth: BigInt(bandwidth),
       });
       const result = await runOperation(options.agent, AgentService.migrate, request, 'migration');
+      for (const warning of result.warnings) console.error(`warning: ${warning}`);
       console.log(options.outputFormat === 'json' ? formatJson(result) : describe(container, result));
     });
 }

@@ -65,6 +65,9 @@ export class Acceptor {
         answer({ ok: true });
         return void socket.end();
       }
+      case 'identities':
+        answer({ ok: true, outcome: this.#node.identities.held(purpose.pods).join(' ') });
+        return void socket.end();
       case 'facts': {
         const facts = await nodeFacts(this.#node, purpose.images);
         answer({ ok: true });

@@ -36,6 +36,7 @@ export interface SourceEntry extends Common {
   keepsConnections?: boolean;
   /** The rest is a migration's only. */
   sandboxMetadata?: SandboxKey;
+  /** The pod's, which go with it. */
   addresses?: Address[];
   /** Of each container, at the freeze. */
   processes?: number[];

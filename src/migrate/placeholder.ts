@@ -2,18 +2,26 @@ import type { Node } from '../agent/node.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
 import { GantryError } from '../errors.ts';
 import type { PodSandboxConfig } from '../gen/cri.ts';
-import { type Address, announce } from '../network/address.ts';
+import type { Address } from '../network/address.ts';
 import { giveToSandbox } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
 import type { SandboxKey, TargetEntry } from './journal.ts';
 
-/** Opens the door of a pod that has taken over and tells the neighbours. Idempotent: a restarted agent does it again. */
-export async function serve(node: Node, sandbox: string, addresses: Address[]): Promise<void> {
+/** Opens the door of a pod that has taken over and has its addresses lead here. Idempotent: a restarted agent does it again. */
+export async function serve(
+  node: Node,
+  {
+    sandbox,
+    operation,
+    peer,
+    sandboxMetadata,
+  }: Pick<TargetEntry, 'sandbox' | 'operation' | 'peer' | 'sandboxMetadata'>,
+  addresses: Address[],
+): Promise<void> {
   const { pid } = await node.cri.describeSandbox(sandbox);
-  await open(networkOf(pid));
-  announce(networkOf(pid), addresses).catch((error: unknown) =>
-    node.log.warn('announce-failed', { sandbox, why: String(error) }),
-  );
+  const netns = networkOf(pid);
+  await open(netns);
+  await node.identities.takeOver({ ...sandboxMetadata, operation, sandbox, netns, addresses, peer });
   await giveToSandbox(node.config.ipamDir, addresses, sandbox);
 }
 

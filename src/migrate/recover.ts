@@ -148,5 +148,5 @@ async function openAgain(node: Node, entry: TargetEntry): Promise<void> {
   const sandboxes = await node.cri.listSandboxes();
   if (!sandboxes.some(({ id, state }) => id === entry.sandbox && state === PodSandboxState.SANDBOX_READY)) return;
   const { pid } = await node.cri.describeSandbox(entry.sandbox);
-  await serve(node, entry.sandbox, await addressesOf(networkOf(pid)));
+  await serve(node, entry, await addressesOf(networkOf(pid)));
 }

@@ -110,10 +110,13 @@ async function endCopy(node: Node, { peer, operation }: SourceEntry): Promise<'s
 
 /** Repeating it is fine: one that runs already only has its network opened. */
 async function start(node: Node, entry: SourceEntry, wish: Wish, operation: Operation): Promise<Result> {
-  const { sandboxMetadata, addresses = [], retained } = entry;
-  const [there] = sandboxMetadata === undefined ? [] : await sandboxesOf(node, sandboxMetadata);
+  const { operation: migration, peer, sandboxMetadata, addresses = [], retained } = entry;
+  if (sandboxMetadata === undefined)
+    throw new GantryError('INTERNAL', `migration ${migration} does not say of which pod`);
+  const moved = { operation: migration, peer, sandboxMetadata, addresses };
+  const [there] = await sandboxesOf(node, sandboxMetadata);
   if (there !== undefined && (await isRunning(node, there, entry.containers.length))) {
-    await serve(node, there, addresses);
+    await serve(node, { ...moved, sandbox: there }, addresses);
     return operation.result({ sandboxId: there, node: node.config.node });
   }
   // Something that was left before it was whole.
@@ -125,7 +128,7 @@ async function start(node: Node, entry: SourceEntry, wish: Wish, operation: Oper
     trustConfig: true,
     allowSetuid: true,
   });
-  return restoreOriginal(node, request, operation, addresses);
+  return restoreOriginal(node, request, operation, moved);
 }
 
 async function isRunning(node: Node, sandbox: string, containers: number): Promise<boolean> {

@@ -5,10 +5,11 @@ import { FrozenPod, networkOf } from '../checkpoint/freeze.ts';
 import { folderOfImages } from '../checkpoint/images.ts';
 import { exists } from '../durable.ts';
 import { GantryError, messageOf } from '../errors.ts';
+import type { Address } from '../network/address.ts';
 import { forgetConnections } from '../network/connections.ts';
 import { keepReserved } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
-import type { ContainerDetail } from '../runtime/cri.ts';
+import type { ContainerDetail, SandboxDetail } from '../runtime/cri.ts';
 import { findProcesses } from '../runtime/processes.ts';
 import { connectPeer } from '../transfer/peer.ts';
 import type { SourceEntry } from './journal.ts';
@@ -87,8 +88,11 @@ export async function leavePaused(node: Node, entry: SourceEntry): Promise<void>
 
 /** What the target has taken over ends here, and its last state is kept. */
 async function endSource(node: Node, entry: SourceEntry): Promise<void> {
-  const { containers } = await describe(node, entry);
-  await keepReserved(node.config.ipamDir, entry.addresses ?? [], entry.operation);
+  const { containers, netns } = await describe(node, entry);
+  const { addresses = [] } = entry;
+  await keepReserved(node.config.ipamDir, addresses, entry.operation);
+  const [first] = containers;
+  if (first !== undefined) await leave(node, entry, first.sandbox, netns, addresses);
   const retained = await retain(node, entry, containers);
   await (await FrozenPod.find(containers))?.end();
   await node.cri.removeSandbox(entry.sandbox);
@@ -106,6 +110,18 @@ export async function conclude(node: Node, entry: SourceEntry): Promise<void> {
     await tellDone(node, entry);
     await node.journal.remove(entry);
   });
+}
+
+/** Before the state is kept and the sandbox removed, which takes a while: clients wait for it. */
+async function leave(
+  node: Node,
+  { operation, peer }: SourceEntry,
+  sandbox: SandboxDetail,
+  netns: string,
+  addresses: Address[],
+): Promise<void> {
+  const { name = '', namespace = '', uid = '' } = sandbox.config.metadata ?? {};
+  await node.identities.leave({ name, namespace, uid, operation, peer, sandbox: sandbox.id, netns, addresses });
 }
 
 /** Those containers of an entry that are still there, and their pod's network; "" without one. */

@@ -15,6 +15,7 @@ import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
 import { type MigrateRequest, Quiesced, type Result } from '../gen/gantry/v1/agent.ts';
 import { SourceMessage, type TargetMessage } from '../gen/gantry/v1/peer.ts';
 import { type Address, addressesOf } from '../network/address.ts';
+import { natWarnings } from '../network/nat.ts';
 import { MOST_MS, quiesce } from '../network/quiesce.ts';
 import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { residentBytes, writableLayer } from '../runtime/containerd.ts';
@@ -235,6 +236,7 @@ class Outgoing {
   async run(): Promise<Result> {
     const operation = this.#operation;
     const addresses = await addressesOf(networkOf(this.#sandbox.pid));
+    const warnings = await natWarnings(this.#sandbox.config, addresses);
     const folders = await this.#folders();
     const placeholder = await operation.phase('placeholder', () => this.#offer(addresses));
     await this.#sendFiles('sync files', folders);
@@ -259,6 +261,7 @@ class Outgoing {
       operation: operation.id,
       addresses: addresses.map(({ local }) => local),
       ...cutOver,
+      warnings,
     });
   }
 

@@ -204,7 +204,7 @@ export class Incoming {
     await this.#write({ state: 'serving' });
     // From here on it lives here.
     running.note({ state: 'serving' });
-    await untilDone(node, 'open-network', () => serve(node, sandbox.id, addresses));
+    await untilDone(node, 'open-network', () => serve(node, this.#entry as TargetEntry, addresses));
     this.#send({ serving: {} });
     await folder[Symbol.asyncDispose]();
   }

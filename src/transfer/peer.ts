@@ -26,6 +26,8 @@ export type Purpose =
   | { kind: 'outcome'; operation: string }
   | { kind: 'revert'; operation: string }
   | { kind: 'done'; operation: string }
+  /** Which of these moved pods the peer has or knows to be elsewhere, by their keys; the outcome has those, with spaces. */
+  | { kind: 'identities'; operation: string; pods: readonly string[] }
   /** What the peer's node has, for a check; the answer is JSON up to the end of the connection. */
   | { kind: 'facts'; operation: string; images: readonly string[] };
 

@@ -7,7 +7,7 @@ import { type LabEnvironment, labExec, type NodeEnvironment } from '../lab.ts';
 const FOLDERS = ['/run/gantry/images', '/run/gantry/tickets', '/run/gantry/spent'];
 
 /** What the journal says of a migration that is over: until the pod is gone, and on the source for a day before that. */
-const OVER = ['retained', 'reserved', 'serving'];
+const OVER = ['retained', 'reserved', 'serving', 'final'];
 
 /** Every network namespace of a node; the last column tells which. */
 const TABLES =
