@@ -5,6 +5,9 @@ const LATER = [
   'test/integration/programs.test.ts',
   'test/integration/cri-checkpoint.test.ts',
   'test/integration/checkpoint-options.test.ts',
+  'test/integration/archive.test.ts',
+  'test/integration/crun.test.ts',
+  'test/faults/checkpoint-errors.test.ts',
   'test/faults/partition.test.ts',
   'test/faults/halted-agents.test.ts',
 ];

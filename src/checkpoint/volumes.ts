@@ -81,7 +81,10 @@ export async function removeOrphanedVolumes(node: Node): Promise<void> {
   const names = await readdir(folder);
   const restoring = [
     ...node.journal.pending('restore').map(({ sandboxUid }) => sandboxUid),
-    ...node.journal.pending('target').map(({ sandboxMetadata }) => sandboxMetadata.uid),
+    ...node.journal
+      .pending('target')
+      .filter(({ state }) => state === 'preparing' || state === 'resuming')
+      .map(({ sandboxMetadata }) => sandboxMetadata.uid),
   ];
   const living = (await node.cri.listSandboxes()).map(({ metadata }) => metadata?.uid);
   for (const name of names) {
