@@ -92,10 +92,16 @@ describe('no archive is found in', () => {
   test('one whose index is a folder, or no JSON', async () => {
     await writeFile(join(folder, 'oci-layout'), '{}');
     await mkdir(join(folder, 'index.json'));
-    await expect(archiveIn(folder)).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /index\.json/ });
+    await expect(archiveIn(folder)).rejects.toMatchObject({
+      reason: 'BAD_ARCHIVE',
+      message: expect.stringMatching(/index\.json/),
+    });
     await rm(join(folder, 'index.json'), { recursive: true });
     await writeFile(join(folder, 'index.json'), '[');
-    await expect(archiveIn(folder)).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /index\.json/ });
+    await expect(archiveIn(folder)).rejects.toMatchObject({
+      reason: 'BAD_ARCHIVE',
+      message: expect.stringMatching(/index\.json/),
+    });
   });
 });
 

@@ -102,7 +102,10 @@ describe('memory is compared page by page, by its content,', () => {
   test('as long as there is as much of it as its map says', async () => {
     const whole = memoryOf([{ at: 0x2000n, pages: 'aaaa' }]);
     const short = { ...whole, 'pages-1.img': Buffer.alloc(PAGE) };
-    await expect(differenceOf(whole, short)).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /pages-1.img/ });
+    await expect(differenceOf(whole, short)).rejects.toMatchObject({
+      reason: 'BAD_ARCHIVE',
+      message: expect.stringMatching(/pages-1.img/),
+    });
   });
 });
 

@@ -75,7 +75,10 @@ describe('the images of a checkpoint are the same', () => {
     const identity = await generateIdentity();
     const recipients = [await identityToRecipient(identity)];
     const path = await writeArchive(join(folder, 'a.tar.age'), { compression: 'gzip', recipients });
-    await expect(Checkpoint.open(path)).rejects.toMatchObject({ reason: 'USAGE', hint: /--identity/ });
+    await expect(Checkpoint.open(path)).rejects.toMatchObject({
+      reason: 'USAGE',
+      hint: expect.stringMatching(/--identity/),
+    });
     const identities = [await generateIdentity()];
     await expect(Checkpoint.open(path, { identities })).rejects.toMatchObject({ reason: 'USAGE' });
     await using checkpoint = await Checkpoint.open(path, { identities: [identity] });
@@ -127,10 +130,13 @@ describe('nothing is opened of', () => {
   test('a file that is something else, a folder that is, and what does not exist', async () => {
     const tar = join(folder, 'other.tar');
     await writeFile(tar, layer({ name: 'etc/passwd', content: 'x' }));
-    await expect(Checkpoint.open(tar)).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /neither gantry.json/ });
+    await expect(Checkpoint.open(tar)).rejects.toMatchObject({
+      reason: 'BAD_ARCHIVE',
+      message: expect.stringMatching(/neither gantry.json/),
+    });
     await expect(Checkpoint.open(folder)).rejects.toMatchObject({
       reason: 'NOT_FOUND',
-      message: /holds no checkpoint/,
+      message: expect.stringMatching(/holds no checkpoint/),
     });
     await expect(Checkpoint.open(join(folder, 'none'))).rejects.toMatchObject({ reason: 'NOT_FOUND' });
   });
@@ -151,7 +157,10 @@ describe('nothing is opened of', () => {
   test('a folder whose image is a link to a file elsewhere', async () => {
     const path = await writeFolder(join(folder, 'c'));
     await symlink('/etc/passwd', join(path, 'checkpoint/core-9.img'));
-    await expect(Checkpoint.open(path)).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /core-9.img/ });
+    await expect(Checkpoint.open(path)).rejects.toMatchObject({
+      reason: 'BAD_ARCHIVE',
+      message: expect.stringMatching(/core-9.img/),
+    });
   });
 
   test('one of a version that is not known', async () => {

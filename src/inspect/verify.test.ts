@@ -50,9 +50,12 @@ test('the layer of containerd is compressed, and checked all the same', async ()
   const sound = gzipSync(layer({ name: './data/file', content: 'x' }));
   expect(await verifyAt(await archive(members(sound)))).toMatchObject({ compared: 0 });
   const bad = verifyAt(await archive(members(gzipSync(layer({ name: '/etc/passwd' })))));
-  await expect(bad).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /leads out of it/ });
+  await expect(bad).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: expect.stringMatching(/leads out of it/) });
   const cut = verifyAt(await archive(members(sound.subarray(0, 40))));
-  await expect(cut).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /cannot be unpacked/ });
+  await expect(cut).rejects.toMatchObject({
+    reason: 'BAD_ARCHIVE',
+    message: expect.stringMatching(/cannot be unpacked/),
+  });
 });
 
 describe('not sound is', () => {
@@ -66,32 +69,41 @@ describe('not sound is', () => {
     await file.write(Buffer.from([(bytes[at] ?? 0) ^ 1]), 0, 1, at);
     await expect(verifyAt(path)).rejects.toMatchObject({
       reason: 'BAD_ARCHIVE',
-      message: /checkpoint\/pages-1.img is not what its manifest says/,
+      message: expect.stringMatching(/checkpoint\/pages-1.img is not what its manifest says/),
     });
   });
 
   test('one with a member that its manifest does not have', async () => {
     const manifest = { members: {} };
-    await expect(flaw({ manifest })).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /not in its manifest/ });
+    await expect(flaw({ manifest })).rejects.toMatchObject({
+      reason: 'BAD_ARCHIVE',
+      message: expect.stringMatching(/not in its manifest/),
+    });
   });
 
   test('one without a member that its manifest has', async () => {
     const path = await writeFolder(join(folder, 'c'), {
       manifest: { members: { 'spec.dump': { size: 1, sha256: 'x' } } },
     });
-    await expect(verifyAt(path)).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /it lacks spec.dump/ });
+    await expect(verifyAt(path)).rejects.toMatchObject({
+      reason: 'BAD_ARCHIVE',
+      message: expect.stringMatching(/it lacks spec.dump/),
+    });
   });
 
   test('one with an image that nobody reads but CRIU, which is malformed', async () => {
     const images = { 'timerfd.img': Buffer.from('not an image') };
-    await expect(flaw({ images })).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /^timerfd.img, byte 0/ });
+    await expect(flaw({ images })).rejects.toMatchObject({
+      reason: 'BAD_ARCHIVE',
+      message: expect.stringMatching(/^timerfd.img, byte 0/),
+    });
   });
 
   test('one with less memory than its page map tells of', async () => {
     const images = { 'pages-1.img': Buffer.alloc(2 * PAGE) };
     await expect(flaw({ images, manifest: undefined })).rejects.toMatchObject({
       reason: 'BAD_ARCHIVE',
-      message: /^pages-1.img: it has 8192 bytes, and its map tells of 12288/,
+      message: expect.stringMatching(/^pages-1.img: it has 8192 bytes, and its map tells of 12288/),
     });
   });
 
@@ -121,5 +133,8 @@ test('a file that is replaced by a shorter one while a folder is read is an erro
   const path = await writeFolder(join(folder, 'c'));
   await using checkpoint = await Checkpoint.open(path);
   await writeFile(join(path, 'checkpoint/pages-1.img'), 'short');
-  await expect(verify(checkpoint)).rejects.toMatchObject({ reason: 'BAD_ARCHIVE', message: /pages-1.img ends at/ });
+  await expect(verify(checkpoint)).rejects.toMatchObject({
+    reason: 'BAD_ARCHIVE',
+    message: expect.stringMatching(/pages-1.img ends at/),
+  });
 });
