@@ -23,7 +23,13 @@ export interface PodOptions {
   user?: number;
   /** With the runtime's default seccomp profile, as a pod of type RuntimeDefault; else unconfined. */
   isConfined?: boolean;
+  /** As kubelet does for every container that is not privileged. */
+  hidesPaths?: boolean;
 }
+
+/** What kubelet asks to hide, and to protect, in every container that is not privileged. */
+const MASKED = ['/proc/acpi', '/proc/kcore', '/proc/keys', '/proc/timer_list', '/proc/scsi', '/sys/firmware'];
+const READ_ONLY = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
 
 /** Runs a pod of one container through CRI, as a kubelet would, and tells its address. */
 export async function runPod(socket: string, nodePid: number, options: PodOptions): Promise<Pod> {
@@ -37,6 +43,7 @@ export async function runPod(socket: string, nodePid: number, options: PodOption
     runtimeHandler = '',
     user,
     isConfined = false,
+    hidesPaths = true,
   } = options;
   using cri = new Cri(socket);
   const uid = randomUUID();
@@ -59,6 +66,7 @@ export async function runPod(socket: string, nodePid: number, options: PodOption
     linux: {
       securityContext: {
         namespaceOptions: { pid: NamespaceMode.CONTAINER },
+        ...(hidesPaths && { maskedPaths: MASKED, readonlyPaths: READ_ONLY }),
         ...(user !== undefined && { runAsUser: { value: BigInt(user) } }),
         ...(isConfined && { seccomp: { profileType: SecurityProfile_ProfileType.RuntimeDefault } }),
       },

@@ -1,8 +1,9 @@
 import { GantryError } from '../errors.ts';
-import { ContainerState, NamespaceMode } from '../gen/cri.ts';
-import { runtimeOf } from '../runtime/containerd.ts';
+import { type ContainerConfig, ContainerState, NamespaceMode } from '../gen/cri.ts';
+import { type OciRuntime, runtimeOf } from '../runtime/containerd.ts';
 import type { ContainerDetail, Cri } from '../runtime/cri.ts';
 import { checkRuntime, criuVersion } from '../runtime/criu.ts';
+import type { Saved } from './saved.ts';
 import { volumesOf } from './volumes.ts';
 
 /** Of containerd's configuration; without a name the node's default. */
@@ -27,8 +28,26 @@ export async function checkDumpable(container: ContainerDetail): Promise<void> {
 }
 
 /** What a restore needs of this node, in a pod that is there. Errors: CRIU_MISSING, UNSUPPORTED. */
-export async function checkRestorable(sandbox: string): Promise<void> {
-  await checkRuntime(await runtimeOf(sandbox));
+export async function checkRestorable(sandbox: string, saved: readonly Pick<Saved, 'manifest' | 'config'>[] = []) {
+  const runtime = await runtimeOf(sandbox);
+  await checkRuntime(runtime);
+  for (const { manifest, config } of saved) checkSameRuntime(manifest.sandbox.runtimeHandler, runtime, config);
+}
+
+/**
+ * Pure: runc and crun hide paths of a container with mounts of different kinds, which the other one does not know.
+ * Errors: UNSUPPORTED, for a container with such paths.
+ */
+export function checkSameRuntime(handler: string, runtime: OciRuntime, { linux }: ContainerConfig): void {
+  const saved: OciRuntime = handler === 'crun' ? 'crun' : 'runc';
+  if (saved === runtime || (linux?.securityContext?.maskedPaths ?? []).length === 0) return;
+  throw new GantryError(
+    'UNSUPPORTED',
+    `a checkpoint that ${saved} has made, with hidden paths, is not for ${runtime}`,
+    {
+      hint: `use a sandbox whose runtime handler is that of ${saved}`,
+    },
+  );
 }
 
 /** The same for a pod that is to be made. What the node's default is shows only then. */

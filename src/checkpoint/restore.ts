@@ -66,7 +66,7 @@ async function restoreInto(
   const made = original === undefined ? madeFor(first, request) : first.sandboxConfig;
   const sandboxId = made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '';
   await operation.phase('check', async () => {
-    if (made === undefined) await checkRestorable(sandboxId);
+    if (made === undefined) await checkRestorable(sandboxId, all);
     else await checkRestorableWith(first.manifest.sandbox.runtimeHandler);
     const host = await thisHost();
     if (all.length > 1 && request.name !== '')

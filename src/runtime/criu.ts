@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import type { TcpMode } from '../archive/layout.ts';
@@ -187,10 +187,20 @@ export async function restoreOptions(
   if (isV1 && runtime === 'runc') args.push('--manage-cgroups-mode', 'ignore');
   return {
     args,
-    lines: [...(tcp === 'close' ? ['tcp-close'] : []), ...lines],
+    lines: [...(tcp === 'close' ? ['tcp-close'] : []), ...lines, await emptyFolderOfCrun()],
     // runc puts CRIU into those of the container itself. crun does not, and has CRIU use what the images say of groups.
     ...(isV1 && runtime === 'crun' && { cgroup: cgroupsPath }),
   };
+}
+
+/**
+ * crun binds one empty folder over every folder that is to be hidden (`/proc/acpi`), and names it in a dump by where it would be
+ * without `--root` (libcrun/criu.c, register_masked_paths_mounts): a restore has to be told what that is here.
+ */
+async function emptyFolderOfCrun(): Promise<string> {
+  const folder = join(RUNC_ROOT, '.empty-directory');
+  await mkdir(folder, { recursive: true, mode: 0o555 });
+  return `external mnt[/run/crun/.empty-directory]:${folder}`;
 }
 
 /** The first errors of a CRIU log, in one line; "" when there is no log. */

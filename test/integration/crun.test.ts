@@ -3,7 +3,7 @@ import type { CheckReport, Result } from '../../src/gen/gantry/v1/agent.ts';
 import { Cri } from '../../src/runtime/cri.ts';
 import { leftoversOn } from '../e2e/leftovers.ts';
 import { type LabEnvironment, labDown, labExec, labUp, type NodeEnvironment } from '../lab.ts';
-import { type Pod, runPod } from '../pods.ts';
+import { type Pod, type PodOptions, runPod } from '../pods.ts';
 import { digest, fill, RedisConnection } from '../redis.ts';
 import { nodeNamed } from '../scenario.ts';
 
@@ -37,8 +37,9 @@ const gantry = async <Answer = Result>(command: string) =>
   JSON.parse(await shell(`gantry ${command} -o json`)) as Answer;
 
 const COMMAND = ['redis-server', '--save', '', '--protected-mode', 'no'];
-const run = (runtimeHandler: string) =>
+const run = (runtimeHandler: string, options: Partial<PodOptions> = {}) =>
   runPod(node.runtimeSocket, node.pid, {
+    ...options,
     name: `redis-${runtimeHandler}`,
     image: lab.images.redis,
     command: COMMAND,
@@ -83,8 +84,16 @@ test('a container of crun is saved and goes on twice, with its memory, its conne
 test.each([
   ['runc', 'crun'],
   ['crun', 'runc'],
-])('what %s has saved, %s restores', async (from, to) => {
-  const [first, second] = [await run(from), await run(to)];
+])('what %s has saved, %s restores, unless it hides paths', async (from, to) => {
+  const usual = [await run(from), await run(to)] as const;
+  await gantry(`checkpoint ${usual[0].container} --archive ${ARCHIVE} --tcp close`);
+  const refused = gantry(`restore ${ARCHIVE} --sandbox ${usual[1].sandbox}`);
+  await expect(refused).rejects.toThrow(/UNSUPPORTED.*hidden paths/s);
+  for (const { sandbox } of usual) await cri.removeSandbox(sandbox);
+  await shell(`rm ${ARCHIVE}`);
+
+  const hidesPaths = false;
+  const [first, second] = [await run(from, { hidesPaths }), await run(to, { hidesPaths })];
   using redis = await connected(first);
   await gantry(`checkpoint ${first.container} --archive ${ARCHIVE} --tcp close`);
   await cri.stopContainer(second.container, 0);
