@@ -20,6 +20,14 @@ describe('parseConfig', () => {
     expect(parse({ peer: {} })).toThrow('"peer" is not known');
   });
 
+  it('keeps the state of what has moved away for a day, unless told otherwise', () => {
+    expect(parse({})().retention).toEqual({ hours: 24, maxGiB: 0, recipients: [], lookSeconds: 10 });
+    expect(parse({ retention: { hours: 0 } })().retention).toMatchObject({ hours: 0, lookSeconds: 10 });
+    expect(parse({ retention: { days: 1 } })).toThrow('"retention.days" is not known');
+    expect(parse({ retention: { hours: -1 } })).toThrow('"retention.hours" must be a number');
+    expect(parse({ retention: { recipients: 'age1' } })).toThrow('"retention.recipients" must be a list');
+  });
+
   it('takes the provider of identity, l2 when none is named', () => {
     expect(parse({})().identity).toEqual({ provider: 'l2' });
     expect(parse({ identity: { provider: 'route' } })().identity).toEqual({ provider: 'route', nextHops: {} });
