@@ -7,7 +7,7 @@ import { isReserved, release } from '../network/ipam.ts';
 import type { SourceEntry } from './journal.ts';
 import { afterDeparture } from './protocol.ts';
 import { expire, overdue } from './retain.ts';
-import { askOutcome, conclude } from './settle.ts';
+import { askOutcome, forgetBoth, tellDone } from './settle.ts';
 
 const GIB = 1024 ** 3;
 
@@ -42,7 +42,7 @@ async function watch(node: Node, entry: SourceEntry, round: number): Promise<voi
   const isHome = ipamDir !== '' && !(await isReserved(ipamDir, addresses, operation));
   if (!isHome && afterDeparture(await askOutcome(node, entry, round)) === 'ask') return;
   await release(ipamDir, addresses, operation);
-  await conclude(node, entry);
+  await forgetBoth(node, entry);
 }
 
 /** `gantry commit`: nobody will want the pod back as it was. Errors: NOT_FOUND, BUSY, CONFLICT. */
@@ -64,7 +64,7 @@ export async function releaseAddresses(node: Node, migration: string, operation:
     await release(node.config.ipamDir, addresses, entry.operation);
     // The target may never be there again: it is told if it is.
     await node.journal.remove(reserved);
-    conclude(node, reserved).catch((error: unknown) => tell(node, error));
+    tellDone(node, reserved).catch((error: unknown) => tell(node, error));
   });
   return operation.result({ node: node.config.node, addresses: addresses.map(({ local }) => local) });
 }

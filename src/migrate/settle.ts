@@ -104,12 +104,15 @@ async function endSource(node: Node, entry: SourceEntry): Promise<void> {
   if (retained === undefined) await expire(node, kept);
 }
 
-/** Nothing is left to do here but to let the target forget it, too. */
+/** Nothing is left to do here but to let the target forget it, too: now, or as soon as it can be reached. */
 export async function conclude(node: Node, entry: SourceEntry): Promise<void> {
-  await nowOrLater(node, `tell ${entry.peer}`, async () => {
-    await tellDone(node, entry);
-    await node.journal.remove(entry);
-  });
+  await nowOrLater(node, `tell ${entry.peer}`, () => forgetBoth(node, entry));
+}
+
+/** The target first: one that has not heard of it is told again. Errors: those of the connection. */
+export async function forgetBoth(node: Node, entry: SourceEntry): Promise<void> {
+  await tellDone(node, entry);
+  await node.journal.remove(entry);
 }
 
 /** Before the state is kept and the sandbox removed, which takes a while: clients wait for it. */
@@ -152,7 +155,7 @@ export async function askOutcome(node: Node, { peer, operation }: SourceEntry, a
 }
 
 /** The target keeps its entry until it hears this. */
-async function tellDone(node: Node, { peer, operation }: SourceEntry): Promise<void> {
+export async function tellDone(node: Node, { peer, operation }: SourceEntry): Promise<void> {
   const { socket } = await connectPeer(node.config, peer, { kind: 'done', operation });
   socket.destroy();
 }
