@@ -8,6 +8,7 @@ const LATER = [
   'test/integration/archive.test.ts',
   'test/integration/crun.test.ts',
   'test/faults/checkpoint-errors.test.ts',
+  'test/faults/shortages.test.ts',
   'test/faults/partition.test.ts',
   'test/faults/halted-agents.test.ts',
 ];

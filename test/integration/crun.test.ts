@@ -5,7 +5,7 @@ import { leftoversOn } from '../e2e/leftovers.ts';
 import { type LabEnvironment, labDown, labExec, labUp, type NodeEnvironment } from '../lab.ts';
 import { type Pod, type PodOptions, runPod } from '../pods.ts';
 import { digest, fill, RedisConnection } from '../redis.ts';
-import { nodeNamed } from '../scenario.ts';
+import { execIn, nodeNamed } from '../scenario.ts';
 
 const NAME = 't-crun';
 const ARCHIVE = '/var/tmp/crun.tar';
@@ -106,7 +106,23 @@ test('a pod of crun is saved, and migrates', async () => {
   const pod = await run('crun');
   using redis = await connected(pod);
   await gantry(`checkpoint ${pod.sandbox} --archive ${ARCHIVE} --leave-running --tcp established`);
+  const copy = await gantry(`restore ${ARCHIVE} --new-sandbox copy-of-pod --tcp-close`);
+  expect((await cri.describeSandbox(copy.sandboxId)).runtimeHandler).toBe('crun');
+  const size = (id: string) => execIn(node.runtimeSocket, id, ['redis-cli', 'dbsize']);
+  expect(await size(copy.containerId)).toBe(await size(pod.container));
   const moved = await gantry(`migrate ${pod.container} --to b`);
   expect(moved.node).toBe('b');
   expect(await digest(redis)).toBe(redis.before);
+});
+
+test('a container of crun goes back in its place', async () => {
+  const pod = await run('crun');
+  using redis = await connected(pod);
+  await gantry(`checkpoint ${pod.container} --output /var/tmp/in-place --leave-running --tcp close`);
+  using later = await RedisConnection.open(pod.address);
+  await later.send('FLUSHALL');
+  await gantry(`restore /var/tmp/in-place --in-place ${pod.container}`);
+  using again = await RedisConnection.open(pod.address);
+  expect(await digest(again)).toBe(redis.before);
+  await shell('rm -r /var/tmp/in-place');
 });
