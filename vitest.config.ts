@@ -9,6 +9,7 @@ const LATER = [
   'test/integration/crun.test.ts',
   'test/faults/checkpoint-errors.test.ts',
   'test/faults/shortages.test.ts',
+  'test/faults/surgery-crashes.test.ts',
   'test/faults/partition.test.ts',
   'test/faults/halted-agents.test.ts',
 ];
