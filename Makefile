@@ -44,7 +44,7 @@ test-unit: src/gen/.stamp ## only the tests that need neither root nor a lab
 
 .PHONY: test
 test: build lint root ## every test: unit, integration, faults, end to end
-	# The unit tests come first, and need no lab: the other suites' roots are made meanwhile.
+	# Only the last of the lab's tests need the other suites' roots: they are made meanwhile.
 	(for suite in bookworm trixie; do hack/lab root --suite $$suite || exit 1; done) >.lab/roots.log 2>&1 & \
 	roots=$$!; status=0; $(vitest) || status=$$?; wait $$roots || cat .lab/roots.log; exit $$status
 

@@ -16,7 +16,7 @@ export interface Node {
   /** Moved pods, as the network sees them. */
   readonly identities: Identities;
   readonly log: Log;
-  /** IDs of containers (source), and of sandboxes (surgery), that an operation works on: one operation each. */
+  /** IDs of containers, of sandboxes and of migrations that an operation works on: one operation each. */
   readonly busy: Set<string>;
   /** Sandboxes whose slots are being reconciled, which nobody has asked for: who wants to work on one waits until it is done. */
   readonly reconciling: Map<string, Promise<void>>;

@@ -210,7 +210,7 @@ async function openAgain(node: Node, sandbox: string): Promise<void> {
 }
 
 /** Errors: IMAGE_MISSING. */
-export async function checkImage(node: Node, { image }: Manifest): Promise<void> {
+export async function checkImage(node: Node, { image }: Pick<Manifest, 'image'>): Promise<void> {
   const { image: here } = await node.cri.imageStatus(image.id);
   if (here === undefined) {
     throw new GantryError('IMAGE_MISSING', `node ${node.config.node} does not have image ${image.name} (${image.id})`, {

@@ -23,6 +23,12 @@ export function volumesOf({ mounts }: ContainerConfig): Volume[] {
   }));
 }
 
+/** The emptyDirs of a pod's containers: name to folder on the node. */
+export function emptyDirsOf(configs: readonly ContainerConfig[]): Map<string, string> {
+  const volumes = configs.flatMap(volumesOf).filter(({ name }) => name !== '');
+  return new Map(volumes.map(({ name, hostPath }) => [name, hostPath]));
+}
+
 /** A pod that was made from a checkpoint has its emptyDirs here. */
 function emptyDirOfOurs(hostPath: string): string {
   return new RegExp(`/${FOLDER}/[a-f0-9-]+/[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`).test(hostPath) ? basename(hostPath) : '';

@@ -4,7 +4,7 @@ import { COMPRESSIONS } from '../archive/layout.ts';
 import { GantryError } from '../errors.ts';
 import { AgentService, CheckpointRequest } from '../gen/gantry/v1/agent.ts';
 import { agentOption, runOperation } from './operation.ts';
-import { type Format, formatJson, outputOption, parseCount } from './output.ts';
+import { type Format, outputOption, parseCount, printResult } from './output.ts';
 
 interface Options {
   output?: string;
@@ -100,7 +100,7 @@ Examples:
       const result = await runOperation(options.agent, AgentService.checkpoint, request);
       const paused = options.pause ? `, and paused: gantry resume ${container} lets it go on` : '';
       const text = `${container} is saved in ${result.directory}${paused}`;
-      console.log(options.outputFormat === 'json' ? formatJson(result) : text);
+      printResult(options.outputFormat, result, text);
     });
 }
 

@@ -3,7 +3,7 @@ import { AgentService, MigrateRequest, type Quiesced, type Result } from '../gen
 import { parseBytes } from '../inspect/units.ts';
 import { MOST_MS } from '../network/quiesce.ts';
 import { agentOption, runOperation } from './operation.ts';
-import { type Format, formatJson, formatTable, outputOption, parseCount } from './output.ts';
+import { type Format, formatTable, outputOption, parseCount, printResult } from './output.ts';
 import { addProbeOptions, type ProbeOptions, probesOf } from './probes.ts';
 
 const LEAST_RATE = 64 * 1024;
@@ -53,7 +53,7 @@ Examples:
       });
       const result = await runOperation(options.agent, AgentService.migrate, request, 'migration');
       for (const warning of result.warnings) console.error(`warning: ${warning}`);
-      console.log(options.outputFormat === 'json' ? formatJson(result) : describe(container, result));
+      printResult(options.outputFormat, result, describe(container, result));
     });
 }
 

@@ -64,3 +64,8 @@ export function parseCount(name: string, least: number): (text: string) => numbe
     return value;
   };
 }
+
+/** What a command has come to: as JSON, or as its own text. */
+export function printResult(format: Format, result: unknown, text: string): void {
+  console.log(format === 'json' ? formatJson(result) : text);
+}

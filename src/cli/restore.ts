@@ -4,7 +4,7 @@ import { GantryError } from '../errors.ts';
 import { AgentService, RestoreRequest, SurgeryRequest } from '../gen/gantry/v1/agent.ts';
 import { identitiesIn, identityOption } from './checkpoint-files.ts';
 import { agentOption, runOperation } from './operation.ts';
-import { type Format, formatJson, outputOption } from './output.ts';
+import { type Format, outputOption, printResult } from './output.ts';
 
 interface Options {
   sandbox?: string;
@@ -63,7 +63,7 @@ Examples:
           : await runOperation(options.agent, AgentService.swap, swapFor(source, options.inPlace));
       for (const warning of result.warnings) console.error(`warning: ${warning}`);
       const text = `container ${result.containerId.slice(0, 13)} runs in sandbox ${result.sandboxId.slice(0, 13)}`;
-      console.log(options.outputFormat === 'json' ? formatJson(result) : text);
+      printResult(options.outputFormat, result, text);
     });
 }
 

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { AgentService, ResumeRequest } from '../gen/gantry/v1/agent.ts';
 import { agentOption, runOperation } from './operation.ts';
-import { type Format, formatJson, outputOption } from './output.ts';
+import { type Format, outputOption, printResult } from './output.ts';
 
 /** `gantry resume`: what a checkpoint has left paused goes on. */
 export function resumeCommand(): Command {
@@ -26,6 +26,6 @@ Examples:
       const request = ResumeRequest.fromPartial({ container });
       const result = await runOperation(options.agent, AgentService.resume, request);
       for (const warning of result.warnings) console.error(`warning: ${warning}`);
-      console.log(options.outputFormat === 'json' ? formatJson(result) : `${container} goes on`);
+      printResult(options.outputFormat, result, `${container} goes on`);
     });
 }

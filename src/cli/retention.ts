@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import { AgentService, MigrationRequest, type Result } from '../gen/gantry/v1/agent.ts';
 import { identitiesIn } from './checkpoint-files.ts';
 import { agentOption, runOperation } from './operation.ts';
-import { type Format, formatJson, outputOption } from './output.ts';
+import { type Format, outputOption, printResult } from './output.ts';
 
 interface Options {
   readonly agent: string;
@@ -73,5 +73,5 @@ export async function rollBackMigration(
 
 function print({ outputFormat }: Options, result: Result, text: string): void {
   for (const warning of result.warnings) console.error(`warning: ${warning}`);
-  console.log(outputFormat === 'json' ? formatJson(result) : text);
+  printResult(outputFormat, result, text);
 }

@@ -6,7 +6,7 @@ import { GantryError, messageOf } from '../errors.ts';
 import { AgentService, type Result, SurgeryRequest } from '../gen/gantry/v1/agent.ts';
 import { identityOption } from './checkpoint-files.ts';
 import { agentOption, runOperation } from './operation.ts';
-import { type Format, formatJson, outputOption, parseCount } from './output.ts';
+import { type Format, outputOption, parseCount, printResult } from './output.ts';
 import { rollBackMigration } from './retention.ts';
 
 interface Options {
@@ -78,7 +78,7 @@ Examples:
     .action(async (target: string, options: Options) => {
       const result = await perform('remove', target, { ...options, keepState: options.keep === true });
       const left = result.slotId === '' ? 'it was an extra one' : 'its slot is empty';
-      print(options, result, `${target} is out of sandbox ${short(result.sandboxId)}; ${left}`);
+      printResult(options.outputFormat, result, `${target} is out of sandbox ${short(result.sandboxId)}; ${left}`);
     });
 }
 
@@ -105,7 +105,7 @@ Examples:
     .action(async (target: string, options: Options) => {
       const result = await perform('insert', target, options);
       const what = result.slotId === '' ? 'as an extra container' : `in slot ${short(result.slotId)}`;
-      print(options, result, `${options.name} runs ${what}, container ${short(result.containerId)}`);
+      printResult(options.outputFormat, result, `${options.name} runs ${what}, container ${short(result.containerId)}`);
     });
 }
 
@@ -134,7 +134,11 @@ Examples:
     )
     .action(async (target: string, options: Options) => {
       const result = await perform('swap', target, options);
-      print(options, result, `${target} is container ${short(result.containerId)} now; ${changeOver(result)}`);
+      printResult(
+        options.outputFormat,
+        result,
+        `${target} is container ${short(result.containerId)} now; ${changeOver(result)}`,
+      );
     });
 }
 
@@ -169,7 +173,11 @@ Examples:
     .action(async (target: string, options: Options & { identity: string[]; peerIsLost: boolean }) => {
       if (MIGRATION.test(target)) return rollBackMigration(target, options);
       const result = await perform('rollback', target, options);
-      print(options, result, `${target} is container ${short(result.containerId)} again; ${changeOver(result)}`);
+      printResult(
+        options.outputFormat,
+        result,
+        `${target} is container ${short(result.containerId)} again; ${changeOver(result)}`,
+      );
     });
 }
 
@@ -200,10 +208,6 @@ async function readAsJson(file: string): Promise<string> {
   } catch (error) {
     throw new GantryError('USAGE', `cannot read the configuration ${file}: ${messageOf(error)}`, { cause: error });
   }
-}
-
-function print({ outputFormat }: Options, result: Result, text: string): void {
-  console.log(outputFormat === 'json' ? formatJson(result) : text);
 }
 
 function changeOver({ changeOverMs }: Result): string {

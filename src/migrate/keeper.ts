@@ -6,7 +6,7 @@ import type { Result } from '../gen/gantry/v1/agent.ts';
 import { isReserved, release } from '../network/ipam.ts';
 import type { SourceEntry } from './journal.ts';
 import { afterDeparture } from './protocol.ts';
-import { expire, overdue } from './retain.ts';
+import { alone, expire, overdue } from './retain.ts';
 import { askOutcome, forgetBoth, tellDone } from './settle.ts';
 
 const GIB = 1024 ** 3;
@@ -29,7 +29,7 @@ function tell(node: Node, error: unknown): void {
 async function look(node: Node, round: number): Promise<void> {
   const free = () => node.journal.pending('source').filter(({ operation }) => !node.busy.has(operation));
   const expired = overdue(free(), Date.now(), node.config.retention.maxGiB * GIB);
-  for (const entry of expired) await expire(node, entry);
+  for (const { operation } of expired) await alone(node, operation, (entry) => expire(node, entry));
   const reserved = free().filter(({ state }) => state === 'reserved');
   // Each for itself: a peer that cannot be reached takes its time.
   await Promise.all(reserved.map((entry) => watch(node, entry, round).catch((error: unknown) => tell(node, error))));
@@ -47,9 +47,11 @@ async function watch(node: Node, entry: SourceEntry, round: number): Promise<voi
 
 /** `gantry commit`: nobody will want the pod back as it was. Errors: NOT_FOUND, BUSY, CONFLICT. */
 export async function commit(node: Node, migration: string, operation: Operation): Promise<Result> {
-  const entry = endedOf(node, migration);
-  if (entry.state === 'retained') await operation.phase('remove the kept state', () => expire(node, entry));
-  return operation.result({ node: node.config.node, sandboxId: entry.sandbox });
+  return alone(node, migration, async (entry) => {
+    refuseUnlessOver(entry);
+    if (entry.state === 'retained') await operation.phase('remove the kept state', () => expire(node, entry));
+    return operation.result({ node: node.config.node, sandboxId: entry.sandbox });
+  });
 }
 
 /**
@@ -57,22 +59,21 @@ export async function commit(node: Node, migration: string, operation: Operation
  * BUSY, CONFLICT.
  */
 export async function releaseAddresses(node: Node, migration: string, operation: Operation): Promise<Result> {
-  const entry = endedOf(node, migration);
-  const { addresses = [] } = entry;
-  await operation.phase('release', async () => {
-    const reserved = entry.state === 'retained' ? await expire(node, entry) : entry;
-    await release(node.config.ipamDir, addresses, entry.operation);
-    // The target may never be there again: it is told if it is.
-    await node.journal.remove(reserved);
-    tellDone(node, reserved).catch((error: unknown) => tell(node, error));
+  return alone(node, migration, async (entry) => {
+    refuseUnlessOver(entry);
+    const { addresses = [] } = entry;
+    await operation.phase('release', async () => {
+      const reserved = entry.state === 'retained' ? await expire(node, entry) : entry;
+      await release(node.config.ipamDir, addresses, migration);
+      // The target may never be there again: it is told if it is.
+      await node.journal.remove(reserved);
+      tellDone(node, reserved).catch((error: unknown) => tell(node, error));
+    });
+    return operation.result({ node: node.config.node, addresses: addresses.map(({ local }) => local) });
   });
-  return operation.result({ node: node.config.node, addresses: addresses.map(({ local }) => local) });
 }
 
-function endedOf(node: Node, migration: string): SourceEntry {
-  const entry = node.journal.find('source', migration);
-  if (entry === undefined) throw new GantryError('NOT_FOUND', `there is no migration ${migration} here`);
-  if (node.busy.has(migration)) throw new GantryError('BUSY', `migration ${migration} is being worked on`);
-  if (entry.state === 'retained' || entry.state === 'reserved') return entry;
-  throw new GantryError('CONFLICT', `migration ${migration} is not over (it is ${entry.state})`);
+function refuseUnlessOver({ operation, state }: SourceEntry): void {
+  if (state === 'retained' || state === 'reserved') return;
+  throw new GantryError('CONFLICT', `migration ${operation} is not over (it is ${state})`);
 }

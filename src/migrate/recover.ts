@@ -33,24 +33,27 @@ export async function recover(node: Node): Promise<void> {
   // First: a restore that goes on without its agent must not come alive after it was said to have failed.
   await endRestores(spent);
   const entries = await node.journal.load();
-  // What only this node has to say is done before the first call is taken. First files that nobody was to see.
+  // What only this node has to say is done before the first call is taken.
   const needsPeer = (entry: Entry) =>
     entry.role === 'source' && ['committed', 'reverting', 'settled'].includes(entry.state) && entry.peer !== '';
-  const own = entries.filter((entry) => !needsPeer(entry)).sort((entry) => (entry.role === 'output' ? -1 : 0));
   const asking = entries.filter(needsPeer) as SourceEntry[];
   await node.migrations.records.cutOff(({ side, operation }) => node.journal.find(side, operation) !== undefined);
-  for (const { sandbox, containers } of asking) for (const id of [sandbox, ...containers]) node.busy.add(id);
-  for (const entry of own) await recoverOne(node, entry);
+  for (const entry of asking) for (const id of workedOn(entry)) node.busy.add(id);
+  for (const entry of entries) if (!needsPeer(entry)) await recoverOne(node, entry);
   const kept = new Set([...(await recoverPrepared(node)), ...asking.map(({ operation }) => `${operation}.source`)]);
   for (const folder of [imageDir, join(runDir, 'tickets')]) await emptyFolder(folder, kept);
   await emptyFolder(spent);
   await removeOrphans(node);
   for (const entry of asking) {
     const free = () => {
-      for (const id of [entry.sandbox, ...entry.containers]) node.busy.delete(id);
+      for (const id of workedOn(entry)) node.busy.delete(id);
     };
     recoverOne(node, entry).then(free, free);
   }
+}
+
+function workedOn({ operation, sandbox, containers }: SourceEntry): string[] {
+  return [operation, sandbox, ...containers];
 }
 
 async function recoverOne(node: Node, entry: Entry): Promise<void> {

@@ -71,6 +71,22 @@ export async function expire(node: Node, entry: SourceEntry): Promise<SourceEntr
   return reserved;
 }
 
+/**
+ * Works on a migration that this node was the source of, and nobody else does meanwhile.
+ * Errors: NOT_FOUND, BUSY, those of the step.
+ */
+export async function alone<T>(node: Node, migration: string, step: (entry: SourceEntry) => Promise<T>): Promise<T> {
+  const entry = node.journal.find('source', migration);
+  if (entry === undefined) throw new GantryError('NOT_FOUND', `there is no migration ${migration} here`);
+  if (node.busy.has(migration)) throw new GantryError('BUSY', `migration ${migration} is being worked on`);
+  node.busy.add(migration);
+  try {
+    return await step(entry);
+  } finally {
+    node.busy.delete(migration);
+  }
+}
+
 /** Pure: of those that are retained, who has been for long enough, and the oldest while all together are too large. */
 export function overdue(entries: readonly SourceEntry[], now: number, mostBytes: number): SourceEntry[] {
   const retained = entries

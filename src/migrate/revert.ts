@@ -10,6 +10,7 @@ import { connectPeer } from '../transfer/peer.ts';
 import type { SourceEntry } from './journal.ts';
 import { sandboxesOf, serve } from './placeholder.ts';
 import { type Answer, afterRevert } from './protocol.ts';
+import { alone } from './retain.ts';
 import { conclude } from './settle.ts';
 
 const ASK_LIMIT_MS = 60_000;
@@ -27,24 +28,15 @@ interface Wish {
  * Errors: NOT_FOUND, BUSY, CONFLICT (nothing is kept any more, or the pod has moved on), OUTCOME_UNKNOWN, those of a restore.
  */
 export async function rollBackMigration(node: Node, request: MigrationRequest, operation: Operation): Promise<Result> {
-  const entry = node.journal.find('source', request.migration);
-  if (entry === undefined) throw new GantryError('NOT_FOUND', `there is no migration ${request.migration} here`);
-  if (entry.retained === undefined || !['retained', 'reverting'].includes(entry.state)) {
-    throw new GantryError(
-      'CONFLICT',
-      `of migration ${entry.operation} no state is kept any more (it is ${entry.state})`,
-      {
+  return alone(node, request.migration, (entry) => {
+    const { operation: migration, state, retained } = entry;
+    if (retained === undefined || !['retained', 'reverting'].includes(state)) {
+      throw new GantryError('CONFLICT', `of migration ${migration} no state is kept any more (it is ${state})`, {
         hint: 'a checkpoint archive can be restored with gantry restore',
-      },
-    );
-  }
-  if (node.busy.has(entry.operation)) throw new GantryError('BUSY', `migration ${entry.operation} is being worked on`);
-  node.busy.add(entry.operation);
-  try {
-    return await work(node, entry, { identities: request.identities, isLost: request.peerIsLost }, operation);
-  } finally {
-    node.busy.delete(entry.operation);
-  }
+      });
+    }
+    return work(node, entry, { identities: request.identities, isLost: request.peerIsLost }, operation);
+  });
 }
 
 /** Goes on with a rollback that an agent of before has begun. An encrypted state waits for who has its key. */
@@ -77,6 +69,7 @@ async function work(node: Node, entry: SourceEntry, wish: Wish, operation: Opera
     }
   }
   const result = await start(node, reverting, wish, operation);
+  await node.migrations.records.change('source', entry.operation, { state: 'rolled-back' });
   const { retained, ...rest } = reverting;
   const settled: SourceEntry = { ...rest, state: 'settled' };
   await node.journal.write(settled);

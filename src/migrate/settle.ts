@@ -1,20 +1,17 @@
-import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
 import { FrozenPod, networkOf } from '../checkpoint/freeze.ts';
-import { folderOfImages } from '../checkpoint/images.ts';
 import { exists } from '../durable.ts';
 import { GantryError, messageOf } from '../errors.ts';
-import type { Address } from '../network/address.ts';
 import { forgetConnections } from '../network/connections.ts';
 import { keepReserved } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
-import type { ContainerDetail, SandboxDetail } from '../runtime/cri.ts';
+import type { ContainerDetail } from '../runtime/cri.ts';
 import { findProcesses } from '../runtime/processes.ts';
 import { connectPeer } from '../transfer/peer.ts';
 import type { SourceEntry } from './journal.ts';
 import { type Answer, afterOutcome } from './protocol.ts';
-import { expire, retain } from './retain.ts';
+import { retain } from './retain.ts';
 import { untilDone } from './retry.ts';
 
 /**
@@ -89,19 +86,18 @@ export async function leavePaused(node: Node, entry: SourceEntry): Promise<void>
 /** What the target has taken over ends here, and its last state is kept. */
 async function endSource(node: Node, entry: SourceEntry): Promise<void> {
   const { containers, netns } = await describe(node, entry);
-  const { addresses = [] } = entry;
-  await keepReserved(node.config.ipamDir, addresses, entry.operation);
-  const [first] = containers;
-  if (first !== undefined) await leave(node, entry, first.sandbox, netns, addresses);
+  const { operation, peer, sandbox, sandboxMetadata, addresses = [] } = entry;
+  await keepReserved(node.config.ipamDir, addresses, operation);
+  // Before the state is kept and the sandbox removed, which takes a while: clients wait for it.
+  if (containers.length > 0 && sandboxMetadata !== undefined)
+    await node.identities.leave({ ...sandboxMetadata, operation, peer, sandbox, netns, addresses });
   const retained = await retain(node, entry, containers);
   await (await FrozenPod.find(containers))?.end();
-  await node.cri.removeSandbox(entry.sandbox);
-  await rm(folderOfImages(node, entry.operation), { recursive: true, force: true });
-  await node.migrations.records.change('source', entry.operation, { state: 'serving' });
-  const kept: SourceEntry = { ...entry, state: 'retained', ...(retained !== undefined && { retained }) };
-  await node.journal.write(kept);
-  node.log.info('migration-done', { operation: entry.operation, containers: entry.containers, peer: entry.peer });
-  if (retained === undefined) await expire(node, kept);
+  await node.cri.removeSandbox(sandbox);
+  await node.migrations.records.change('source', operation, { state: 'serving' });
+  // Without a kept state it is overdue at once.
+  await node.journal.write({ ...entry, state: 'retained', ...(retained !== undefined && { retained }) });
+  node.log.info('migration-done', { operation, containers: entry.containers, peer });
 }
 
 /** Nothing is left to do here but to let the target forget it, too: now, or as soon as it can be reached. */
@@ -113,18 +109,6 @@ export async function conclude(node: Node, entry: SourceEntry): Promise<void> {
 export async function forgetBoth(node: Node, entry: SourceEntry): Promise<void> {
   await tellDone(node, entry);
   await node.journal.remove(entry);
-}
-
-/** Before the state is kept and the sandbox removed, which takes a while: clients wait for it. */
-async function leave(
-  node: Node,
-  { operation, peer }: SourceEntry,
-  sandbox: SandboxDetail,
-  netns: string,
-  addresses: Address[],
-): Promise<void> {
-  const { name = '', namespace = '', uid = '' } = sandbox.config.metadata ?? {};
-  await node.identities.leave({ name, namespace, uid, operation, peer, sandbox: sandbox.id, netns, addresses });
 }
 
 /** Those containers of an entry that are still there, and their pod's network; "" without one. */

@@ -9,7 +9,7 @@ import { FrozenPod, networkOf } from '../checkpoint/freeze.ts';
 import { allocatedBytes, checkSpace, ImageFolder, keepLog } from '../checkpoint/images.ts';
 import { checkMovable } from '../checkpoint/preflight.ts';
 import { occupy, targetOf } from '../checkpoint/target.ts';
-import { shmFolder, volumesOf } from '../checkpoint/volumes.ts';
+import { emptyDirsOf, shmFolder } from '../checkpoint/volumes.ts';
 import { GantryError, REASONS, type Reason } from '../errors.ts';
 import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
 import { type MigrateRequest, Quiesced, type Result } from '../gen/gantry/v1/agent.ts';
@@ -273,11 +273,7 @@ class Outgoing {
       const path = await writableLayer(runtimeSocket, snapshotter, snapshotKey);
       folders.push({ path, stream: { of: 'layer', container } });
     }
-    const volumes = new Map(
-      this.#containers.flatMap(({ config }) =>
-        volumesOf(config).map(({ name, hostPath }) => [name, hostPath] as const),
-      ),
-    );
+    const volumes = emptyDirsOf(this.#containers.map(({ config }) => config));
     for (const [volume, path] of volumes) folders.push({ path, stream: { of: 'volume', volume } });
     const shm = await shmFolder((this.#containers[0] as ContainerDetail).spec);
     if (shm !== undefined) folders.push({ path: shm, stream: { of: 'shm' } });
@@ -322,43 +318,36 @@ class Outgoing {
       if (this.settling === undefined) await free();
       else this.settling.then(free, free);
     });
+    await using pod = await FrozenPod.claim(node, this.#containers, entry);
+    const quiesced = await this.#quiesce();
+    const frozenAt = operation.elapsedMs();
+    await operation.phase('freeze', () => pod.freeze());
     const processes: number[] = [];
-    const committed: SourceEntry = { ...entry, state: 'committed', processes };
-    let quiesced: Quiesced | undefined;
-    let frozenMs: number;
-    {
-      await using pod = await FrozenPod.claim(node, this.#containers, entry);
-      quiesced = await this.#quiesce();
-      const frozenAt = operation.elapsedMs();
-      await operation.phase('freeze', () => pod.freeze());
-      for (const { id } of this.#containers) processes.push((await pod.processes(id)).length);
-      // Both are waited for, also when one fails: nothing may still work on a container that is thawed.
-      await allOf([
-        operation.phase('dump', () => this.#dump(folder, pod)),
-        this.#sendFiles('sync files again', folders),
-      ]);
-      operation.throwIfCancelled();
-      await operation.phase('send memory', async () => {
-        const flow = this.#flow('send memory', await allocatedBytes(folder.path));
-        for (const container of this.#containers.keys()) {
-          await this.#sendStream({ of: 'images', container }, (socket, signal) =>
-            sendFolder(socket, folder.imagesOf(container), signal, flow),
-          );
-        }
-      });
-      await operation.phase('restore', () => {
-        this.#send({ restore: { tcpEstablished: true, verify: this.#request.verify } });
-        return this.#expect('poised');
-      });
+    for (const { id } of this.#containers) processes.push((await pod.processes(id)).length);
+    // Both are waited for, also when one fails: nothing may still work on a container that is thawed.
+    await allOf([operation.phase('dump', () => this.#dump(folder, pod)), this.#sendFiles('sync files again', folders)]);
+    operation.throwIfCancelled();
+    await operation.phase('send memory', async () => {
+      const flow = this.#flow('send memory', await allocatedBytes(folder.path));
+      for (const container of this.#containers.keys()) {
+        await this.#sendStream({ of: 'images', container }, (socket, signal) =>
+          sendFolder(socket, folder.imagesOf(container), signal, flow),
+        );
+      }
+    });
+    await operation.phase('restore', () => {
+      this.#send({ restore: { tcpEstablished: true, verify: this.#request.verify } });
+      return this.#expect('poised');
+    });
 
-      await operation.phase('commit', async () => {
-        operation.commit();
-        await node.journal.write(committed);
-      });
-      pod.leaveFrozen();
-      await operation.phase('resume', () => this.#resume(committed, processes));
-      frozenMs = operation.elapsedMs() - frozenAt;
-    }
+    const committed: SourceEntry = { ...entry, state: 'committed', processes };
+    await operation.phase('commit', async () => {
+      operation.commit();
+      await node.journal.write(committed);
+    });
+    pod.leaveFrozen();
+    await operation.phase('resume', () => this.#resume(committed));
+    const frozenMs = operation.elapsedMs() - frozenAt;
     await operation.phase('remove source', () => this.#finish(committed));
     return { frozenMs, quiesced };
   }
@@ -388,7 +377,8 @@ class Outgoing {
     }
   }
 
-  async #resume(entry: SourceEntry, processes: number[]): Promise<void> {
+  async #resume(entry: SourceEntry): Promise<void> {
+    const { processes = [] } = entry;
     this.#send({ commit: { processes } });
     let failure: GantryError;
     try {

@@ -7,9 +7,10 @@ import { networkOf } from '../checkpoint/freeze.ts';
 import { checkSpace, ImageFolder } from '../checkpoint/images.ts';
 import { shareOutIpc } from '../checkpoint/ipc.ts';
 import { checkRestorableWith } from '../checkpoint/preflight.ts';
+import { checkImage } from '../checkpoint/restore.ts';
 import { PoisedPod, verifyRunning } from '../checkpoint/restore-container.ts';
 import { checkName } from '../checkpoint/trust.ts';
-import { shmFolder, volumesOf, withOwnVolumes } from '../checkpoint/volumes.ts';
+import { emptyDirsOf, shmFolder, withOwnVolumes } from '../checkpoint/volumes.ts';
 import { GantryError } from '../errors.ts';
 import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
 import { type Offer, type OfferedContainer, type SourceMessage, TargetMessage } from '../gen/gantry/v1/peer.ts';
@@ -118,7 +119,8 @@ export class Incoming {
     if (offer.containers.length === 0) throw new GantryError('USAGE', 'an offer of no container');
     await checkRestorableWith(offer.runtimeHandler);
     await checkSpace(config.imageDir, Number(offer.memoryBytes));
-    for (const container of offer.containers) await this.#checkImage(container);
+    for (const { image, imageRef } of offer.containers)
+      await checkImage(node, { image: { name: image, id: imageRef } });
     this.#folder = await ImageFolder.make(node, this.#operation, 'target');
 
     const sandboxConfig = PodSandboxConfig.decode(offer.sandboxConfig);
@@ -126,8 +128,6 @@ export class Incoming {
     const { uid } = sandboxMetadata;
     // It becomes part of a path.
     checkName(uid);
-    const configs: ContainerConfig[] = [];
-    for (const container of offer.containers) configs.push(await withOwnVolumes(node, configOf(container), uid));
     await refuseTaken(node, sandboxMetadata);
     await this.#write({
       role: 'target',
@@ -138,7 +138,9 @@ export class Incoming {
       sandbox: '',
       containers: [],
     });
-    // What kubelet would have made.
+    // What kubelet would have made. The journal knows before: nobody else speaks for these folders yet.
+    const configs: ContainerConfig[] = [];
+    for (const container of offer.containers) configs.push(await withOwnVolumes(node, configOf(container), uid));
     if (sandboxConfig.logDirectory !== '') {
       for (const { logPath } of configs)
         await mkdir(join(sandboxConfig.logDirectory, dirname(logPath)), { recursive: true });
@@ -159,10 +161,7 @@ export class Incoming {
       layers.push(await writableLayer(config.runtimeSocket, snapshotter, snapshotKey));
       shm ??= await shmFolder(spec);
     }
-    const volumes = new Map(
-      configs.flatMap((own) => volumesOf(own).map(({ name: volume, hostPath }) => [volume, hostPath] as const)),
-    );
-    this.#made = { sandbox: detail, layers, volumes, shm };
+    this.#made = { sandbox: detail, layers, volumes: emptyDirsOf(configs), shm };
     const containerIds = this.#entry?.containers.map(({ id }) => id) ?? [];
     this.#send({ prepared: { sandboxId: sandbox, containerIds } });
   }
@@ -207,19 +206,6 @@ export class Incoming {
     await untilDone(node, 'open-network', () => serve(node, this.#entry as TargetEntry, addresses));
     this.#send({ serving: {} });
     await folder[Symbol.asyncDispose]();
-  }
-
-  async #checkImage({ image, imageRef }: OfferedContainer): Promise<void> {
-    const { image: here } = await this.#node.cri.imageStatus(imageRef);
-    if (here === undefined) {
-      throw new GantryError(
-        'IMAGE_MISSING',
-        `node ${this.#node.config.node} does not have image ${image} (${imageRef})`,
-        {
-          hint: 'pull that very image there first',
-        },
-      );
-    }
   }
 
   /** Says "failed" only when nothing is left that could run: the source thaws on that word. */
@@ -267,16 +253,25 @@ interface Made {
 }
 
 /** A folder of this node: never one that the peer names. Errors: USAGE, for one that was not offered. */
-function whereTo(stream: Stream, { layers, volumes, shm }: Made, folder: ImageFolder): string {
-  const found = {
-    layer: () => (stream.of === 'layer' ? layers[stream.container] : undefined),
-    images: () =>
-      stream.of === 'images' && stream.container in layers ? folder.imagesOf(stream.container) : undefined,
-    volume: () => (stream.of === 'volume' ? volumes.get(stream.volume) : undefined),
-    shm: () => shm,
-  }[stream.of]?.();
+function whereTo(stream: Stream, made: Made, folder: ImageFolder): string {
+  const found = folderFor(stream, made, folder);
   if (found === undefined) throw new GantryError('USAGE', `the offer has nothing for ${JSON.stringify(stream)}`);
   return found;
+}
+
+function folderFor(stream: Stream, { layers, volumes, shm }: Made, folder: ImageFolder): string | undefined {
+  switch (stream.of) {
+    case 'layer':
+    case 'images': {
+      // What a peer says of it need not be a number.
+      const layer = Number.isInteger(stream.container) ? layers[stream.container] : undefined;
+      return stream.of === 'layer' ? layer : layer && folder.imagesOf(stream.container);
+    }
+    case 'volume':
+      return volumes.get(stream.volume);
+    case 'shm':
+      return shm;
+  }
 }
 
 /** By the image's ID, as kubelet does: the tag may mean another one here. */

@@ -39,6 +39,7 @@ export async function endForRollback(node: Node, entry: TargetEntry | undefined)
   node.busy.add(sandbox);
   try {
     await removePlaceholder(node, entry);
+    await node.migrations.records.change('target', entry.operation, { state: 'rolled-back' });
     await node.journal.write({ ...entry, state: 'ended' });
     return 'ended';
   } finally {

@@ -76,6 +76,10 @@ test('what has moved comes back as it was, with its address, and nothing of it i
   expect(await stateOf(id)).toBe('');
   expect(await readdir(world.path(world.b, '/var/lib/gantry/migrations'))).toEqual([]);
   expect(await ownerOf(served.pod.address)).toMatch(/^[0-9a-f]{64}$/);
+  for (const node of world.nodes) {
+    const shown = await world.gantry(node, 'migrations', 'show', id);
+    expect(JSON.parse(shown.stdout)).toMatchObject({ id, state: 'rolled-back' });
+  }
 });
 
 test('after gantry commit there is no way back, and the address is kept until the pod is gone', async () => {
@@ -93,6 +97,17 @@ test('after gantry commit there is no way back, and the address is kept until th
   await until('the address is free', async () => (await ownerOf(served.pod.address)) === '', 30_000);
   await until('nobody speaks of it', async () => (await stateOf(id)) === '', 30_000);
   expect(await readdir(world.path(world.b, '/var/lib/gantry/migrations'))).toEqual([]);
+});
+
+test('a state that finds no room is not kept, and the pod moves all the same', async () => {
+  await using _small = await world.smallFolder(world.a, RETAINED, 1);
+  const id = await moved();
+  expect(await served.places()).toEqual(['b']);
+  expect(await retained()).toEqual([]);
+  await until('only the address is kept', async () => (await stateOf(id)) === 'reserved', 30_000);
+  expect(await ownerOf(served.pod.address)).toBe(`gantry-${id}`);
+  const { failure } = await world.gantry(world.a, 'rollback', id);
+  expect(failure?.reason).toBe('CONFLICT');
 });
 
 test('gantry release frees the address of a pod that is lost with its node', async () => {
