@@ -66,10 +66,13 @@ export async function writeNodeFiles(
   await chmod(join(upper, 'etc/gantry/pki/node.key'), 0o600);
 }
 
-/** Both runtimes that Gantry drives go through its hook, as on a real node. */
+/**
+ * Both runtimes that Gantry drives go through its hook, as on a real node. `plain` stands for those that it does not drive,
+ * and that have no checkpoints: a runc without the hook.
+ */
 async function runtimesOf(root: string): Promise<Runtime[]> {
   const hooked = await exists(join(REPO, 'src/runtime/oci-hook.sh'));
-  const runtimes: Runtime[] = [];
+  const runtimes: Runtime[] = [{ name: 'plain', binary: 'runc' }];
   for (const name of ['runc', 'crun']) {
     if (!(await exists(join(root, 'usr/bin', name))) && !(await exists(join(root, 'usr/sbin', name)))) continue;
     runtimes.push({ name, binary: hooked ? `/usr/local/lib/gantry/gantry-${name}` : name });

@@ -99,6 +99,8 @@ export interface Manifest {
   readonly volumes: readonly Volume[];
   readonly tcp: TcpMode;
   readonly processes: number;
+  /** It has files only: whatever is made of it starts anew. Nothing but what a cold migration keeps. */
+  readonly cold?: true;
   /** Only of a folder. */
   readonly parent?: Parent;
   /** Of every other member. */

@@ -65,15 +65,15 @@ export function containerdStatus(container: ContainerDetail, { createdAt, starte
 export async function manifestOf(
   node: Node,
   container: ContainerDetail,
-  dumped: Pick<Manifest, 'tcp' | 'processes' | 'parent'> & { readonly imageId: string },
+  dumped: Pick<Manifest, 'tcp' | 'processes' | 'parent' | 'cold'> & { readonly imageId: string },
 ): Promise<Omit<Manifest, 'members'>> {
   const { sandbox } = container;
-  const { tcp, processes, imageId, parent } = dumped;
+  const { tcp, processes, imageId, parent, cold } = dumped;
   return {
     version: VERSION,
     created: new Date().toISOString(),
     node: { name: node.config.node, architecture: arch(), kernel: release() },
-    criu: await criuVersion(),
+    criu: cold === true ? '' : await criuVersion(),
     container: {
       id: container.id,
       name: container.name,
@@ -92,6 +92,7 @@ export async function manifestOf(
     tcp,
     processes,
     ...(parent !== undefined && { parent }),
+    ...(cold === true && { cold }),
   };
 }
 

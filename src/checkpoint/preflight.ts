@@ -11,20 +11,28 @@ const HANDLERS = ['', 'runc', 'crun'];
 
 /** Everything that is known to prevent a dump, before anything is touched. Errors say which of them it was. */
 export async function checkDumpable(container: ContainerDetail): Promise<void> {
-  if (container.state !== ContainerState.CONTAINER_RUNNING) {
-    throw new GantryError('NOT_RUNNING', `container ${container.name} (${container.id.slice(0, 13)}) is not running`, {
-      hint: 'only a running container has a state to save',
-    });
-  }
+  checkRunning(container);
   checkHandler(container.sandbox.runtimeHandler);
   const namespaces = container.config.linux?.securityContext?.namespaceOptions;
-  if (namespaces?.network === NamespaceMode.NODE) throw unsupported("it uses the node's network");
+  checkOwnNetwork(container);
   if (namespaces?.ipc === NamespaceMode.NODE) throw unsupported("it uses the node's IPC namespace");
   if (namespaces !== undefined && namespaces.pid !== NamespaceMode.CONTAINER) {
     throw unsupported('it shares its PID namespace: a restore needs one of its own');
   }
   if (container.config.tty) throw unsupported('it has a terminal, which belongs to the shim');
   await checkRuntime(await runtimeOf(container.id));
+}
+
+function checkRunning({ state, name, id }: ContainerDetail): void {
+  if (state === ContainerState.CONTAINER_RUNNING) return;
+  throw new GantryError('NOT_RUNNING', `container ${name} (${id.slice(0, 13)}) is not running`, {
+    hint: 'only a running container has a state to save',
+  });
+}
+
+function checkOwnNetwork({ config }: ContainerDetail): void {
+  if (config.linux?.securityContext?.namespaceOptions?.network === NamespaceMode.NODE)
+    throw unsupported("it uses the node's network");
 }
 
 /** What a restore needs of this node, in a pod that is there. Errors: CRIU_MISSING, UNSUPPORTED. */
@@ -62,10 +70,21 @@ function checkHandler(handler: string): void {
   throw new GantryError('UNSUPPORTED', `runtime handler "${handler}": only runc and crun have checkpoints`);
 }
 
-/** What else prevents a migration of these containers of one sandbox: a kubelet that would start the pod again, others in it. */
-export async function checkMovable(containers: readonly ContainerDetail[], cri: Cri, force: boolean): Promise<void> {
+/**
+ * What else prevents a migration of these containers of one sandbox: a kubelet that would start the pod again, others in it.
+ *
+ * @param how cold: what only a dump would need does not count
+ */
+export async function checkMovable(
+  containers: readonly ContainerDetail[],
+  cri: Cri,
+  force: boolean,
+  how: 'live' | 'cold' = 'live',
+): Promise<void> {
   for (const container of containers) {
-    await checkDumpable(container);
+    if (how === 'live') await checkDumpable(container);
+    else checkRunning(container);
+    checkOwnNetwork(container);
     const foreign = volumesOf(container.config).find(({ name }) => name === '');
     if (foreign !== undefined) {
       throw unsupported(

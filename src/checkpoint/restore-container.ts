@@ -125,17 +125,32 @@ export class PoisedPod {
   readonly #single: PoisedContainer | undefined;
   /** PIDs, as each container counts, of processes that somebody had stopped before they were dumped. */
   readonly stopped: ReadonlyMap<string, readonly number[]>;
+  /** IDs of those that are only created: they start anew. */
+  readonly #created: readonly string[];
 
   private constructor(
     node: Node,
     netns: string,
     single: PoisedContainer | undefined,
     stopped: ReadonlyMap<string, readonly number[]>,
+    created: readonly string[] = [],
   ) {
     this.#node = node;
     this.#netns = netns;
     this.#single = single;
     this.stopped = stopped;
+    this.#created = created;
+  }
+
+  /** Of a pod that moves without its memory: its containers are made, and {@link resume} starts them, in this order. */
+  static created(node: Node, sandbox: SandboxDetail, containers: readonly { readonly id: string }[]): PoisedPod {
+    return new PoisedPod(
+      node,
+      networkOf(sandbox.pid),
+      undefined,
+      new Map(),
+      containers.map(({ id }) => id),
+    );
   }
 
   /** Errors: those of {@link PoisedContainer.restore} and NOT_FITTING. What was restored is the caller's to remove then. */
@@ -185,6 +200,7 @@ export class PoisedPod {
   /** Lets all tasks run. The CRI says RUNNING when it returns. @param keepShut the pod stays shut, but for its loopback */
   async resume({ keepShut = false } = {}): Promise<void> {
     if (this.#single !== undefined) return this.#single.resume();
+    for (const id of this.#created) await this.#node.cri.startContainer(id);
     await (keepShut ? shut(this.#netns) : open(this.#netns));
     await letGo(this.#node, this.stopped);
   }
@@ -230,13 +246,13 @@ export async function verifyRunning(node: Node, container: string, processes: nu
     if (look > 0) await sleep(5);
     const detail = await node.cri.describe(container);
     if (detail.state !== ContainerState.CONTAINER_RUNNING) {
-      throw new GantryError('VERIFICATION_FAILED', 'the container ended right after it was restored');
+      throw new GantryError('VERIFICATION_FAILED', 'the container ended right after its start');
     }
     found = await countIn(detail.pid);
     if (found >= processes) complete++;
     if (complete === 2) return;
   }
-  throw new GantryError('VERIFICATION_FAILED', `only ${found} of ${processes} processes run after the restore`);
+  throw new GantryError('VERIFICATION_FAILED', `only ${found} of ${processes} processes run after the start`);
 }
 
 /** None in a container that ends just now. */

@@ -63,11 +63,12 @@ async function restoreInto(
   );
   const [first] = all;
   await using _opened = first;
+  const isCold = first.manifest.cold === true;
   const made = original === undefined ? madeFor(first, request) : first.sandboxConfig;
   const sandboxId = made === undefined ? (await node.cri.findSandbox(request.sandbox, operation.signal)).id : '';
   await operation.phase('check', async () => {
     if (made === undefined) await checkRestorable(sandboxId, all);
-    else await checkRestorableWith(first.manifest.sandbox.runtimeHandler);
+    else if (!isCold) await checkRestorableWith(first.manifest.sandbox.runtimeHandler);
     const host = await thisHost();
     if (all.length > 1 && request.name !== '')
       throw new GantryError('USAGE', 'it is the checkpoint of a pod: its containers keep their names');
@@ -75,10 +76,10 @@ async function restoreInto(
       checkName(manifest.container.name);
       if (request.name !== '') checkName(request.name);
       if (!request.trustConfig) refuseDemands(config, made);
-      await checkFits(images, host);
+      if (!isCold) await checkFits(images, host);
       await checkImage(node, manifest);
     }
-    if (all.length > 1) await shareOutIpc(all.map(({ images }) => images));
+    if (all.length > 1 && !isCold) await shareOutIpc(all.map(({ images }) => images));
   });
   const entries: RestoreEntry[] = [];
   for (const [index, { manifest }] of all.entries()) {
@@ -99,6 +100,7 @@ async function restoreInto(
     });
   }
   const warnings = all.flatMap((saved) => saved.warnings);
+  if (isCold) warnings.push('no memory was kept of it: its processes have started anew');
   try {
     for (const entry of entries) await node.journal.write(entry);
     const sandbox = await operation.phase('create', async () => {
@@ -121,9 +123,11 @@ async function restoreInto(
         from: saved,
       });
     operation.throwIfCancelled();
-    await operation.phase('restore', async () => {
+    await operation.phase(isCold ? 'start' : 'restore', async () => {
       const options = { tcp, lines: criuOptions };
-      await using poised = await PoisedPod.restore(node, operation.id, sandbox, coming, options, operation.signal);
+      await using poised = isCold
+        ? PoisedPod.created(node, sandbox, coming)
+        : await PoisedPod.restore(node, operation.id, sandbox, coming, options, operation.signal);
       operation.commit();
       await poised.resume({ keepShut: original !== undefined });
     });
@@ -139,6 +143,7 @@ async function restoreInto(
       node: node.config.node,
       directory: source,
       warnings,
+      ...(isCold && { mode: 'cold' }),
     });
   } catch (error) {
     await operation.phase('undo', () =>
@@ -168,7 +173,7 @@ async function create(
   const config = sandboxUid === undefined ? own : await withOwnVolumes(node, own, sandboxUid);
   const id = await operation.phase('create', () => node.cri.createContainer(sandbox.id, config, sandbox.config));
   const { snapshotter, snapshotKey, spec } = await node.cri.describe(id);
-  await checkRights(saved.images, spec);
+  if (saved.manifest.cold !== true) await checkRights(saved.images, spec);
   await operation.phase('restore files', async () => {
     const upper = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
     await saved.unpackLayer(upper, request.allowSetuid);

@@ -58,7 +58,7 @@ export async function toSave(
 export async function saveFiles(
   node: Node,
   { container, layer, imageId, hasShm, savedVolumes }: Saving,
-  dumped: Pick<Manifest, 'tcp' | 'processes' | 'parent'>,
+  dumped: Pick<Manifest, 'tcp' | 'processes' | 'parent' | 'cold'>,
   destination: Destination,
   signal: AbortSignal,
 ): Promise<void> {

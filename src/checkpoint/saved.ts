@@ -58,12 +58,16 @@ export class Saved implements Images, AsyncDisposable {
     this.warnings = warnings;
   }
 
-  /** A checkpoint of one container. Errors: as for {@link openAll}; USAGE, for a pod's. */
+  /** A checkpoint of one container. Errors: as for {@link openAll}; USAGE, for a pod's, and for one without memory. */
   static async open(node: Node, operation: string, path: string, options: ReadOptions): Promise<Saved> {
     const all = await Saved.openAll(node, operation, path, options);
     const [saved] = all;
-    if (saved !== undefined && all.length === 1) return saved;
+    if (saved !== undefined && all.length === 1 && saved.manifest.cold !== true) return saved;
     await saved?.[Symbol.asyncDispose]();
+    if (all.length === 1)
+      throw new GantryError('USAGE', `${path} holds files only: nothing can be restored from it`, {
+        hint: 'gantry restore starts a pod with these files anew',
+      });
     throw new GantryError('USAGE', `${path} is the checkpoint of a pod with ${all.length} containers`, {
       hint: 'gantry restore puts them into a new sandbox together',
     });

@@ -1,6 +1,7 @@
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { AgentService, MigrateRequest, type Quiesced, type Result } from '../gen/gantry/v1/agent.ts';
 import { parseBytes } from '../inspect/units.ts';
+import { MODES } from '../migrate/modes.ts';
 import { MOST_MS } from '../network/quiesce.ts';
 import { agentOption, runOperation } from './operation.ts';
 import { type Format, formatTable, outputOption, parseCount, printResult } from './output.ts';
@@ -15,6 +16,10 @@ export function migrateCommand(): Command {
     .argument('<container>', 'ID, ID prefix or name of a running container of this node')
     .requiredOption('--to <node>', 'name of a peer in the agent’s configuration')
     .option('--force', 'also move a pod that a kubelet manages (that kubelet will start it here again)', false)
+    .addOption(
+      new Option('--mode <mode>', 'how; without it the best that keeps memory and connections').choices([...MODES]),
+    )
+    .option('--grace <seconds>', 'cold: from the stop signal to SIGKILL (as the pod says)', parseCount('--grace', 0))
     .option('--quiesce <seconds>', 'how long to wait for a moment without requests; 0: not at all', parseQuiesce, 1)
     .option('--bandwidth <rate>', 'bytes per second of all that is sent: 100M, 1G (powers of 1024)', rateOf)
     .option(
@@ -37,6 +42,8 @@ the agents carry on (gantry migrations).
 
 Examples:
   gantry migrate redis --to node-b --bandwidth 100M
+  gantry migrate web --to node-b --mode auto        # what cannot be checkpointed moves cold, and the report says so
+  gantry migrate web --to node-b --mode cold        # files and address move, the processes are stopped and start anew
   gantry migrate web --to node-b --quiesce 3 --verify-http 8080/healthz`,
     )
     .action(async (container: string, options: Options) => {
@@ -50,6 +57,8 @@ Examples:
         priority,
         waitSeconds,
         bandwidth: BigInt(bandwidth),
+        mode: options.mode ?? '',
+        ...(options.grace !== undefined && { graceSeconds: options.grace }),
       });
       const result = await runOperation(options.agent, AgentService.migrate, request, 'migration');
       for (const warning of result.warnings) console.error(`warning: ${warning}`);
@@ -64,6 +73,8 @@ interface Options extends ProbeOptions {
   bandwidth?: number;
   priority: number;
   wait: number;
+  mode?: string;
+  grace?: number;
   agent: string;
   outputFormat: Format;
 }
@@ -94,7 +105,7 @@ function describe(container: string, result: Result): string {
   const rows = result.phases.map(({ name, startMs, durationMs }) => [name, startMs.toFixed(0), durationMs.toFixed(0)]);
   return [
     `${container} runs on ${result.node} (${result.mode}), container ${result.containerId.slice(0, 13)}, sandbox ${result.sandboxId.slice(0, 13)}`,
-    `frozen for ${result.frozenMs.toFixed(0)} ms, ${(Number(result.bytesSent) / 1024 / 1024).toFixed(1)} MiB sent, kept ${result.addresses.join(', ')}`,
+    `${result.mode === 'cold' ? 'stopped, to start anew there, for' : 'frozen for'} ${result.frozenMs.toFixed(0)} ms, ${(Number(result.bytesSent) / 1024 / 1024).toFixed(1)} MiB sent, kept ${result.addresses.join(', ')}`,
     `migration ${result.operation}`,
     ...(result.quiesced === undefined ? [] : [describeQuiesced(result.quiesced)]),
     '',

@@ -36,6 +36,10 @@ export interface SourceEntry extends Common {
   keepsConnections?: boolean;
   /** The rest is a migration's only. */
   sandboxMetadata?: SandboxKey;
+  /** Cold: they are stopped, and not frozen; to let them go on is to start them again. */
+  mode?: 'cold';
+  /** Cold: how long they have from their stop signal on. */
+  graceSeconds?: number;
   /** The pod's, which go with it. */
   addresses?: Address[];
   /** Of each container, at the freeze. */

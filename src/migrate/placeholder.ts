@@ -5,6 +5,7 @@ import type { PodSandboxConfig } from '../gen/cri.ts';
 import type { Address } from '../network/address.ts';
 import { giveToSandbox } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
+import { removeOccupant } from '../surgery/occupants.ts';
 import type { SandboxKey, TargetEntry } from './journal.ts';
 
 /** Opens the door of a pod that has taken over and has its addresses lead here. Idempotent: a restarted agent does it again. */
@@ -38,8 +39,12 @@ export async function refuseTaken(node: Node, wanted: SandboxKey): Promise<void>
   });
 }
 
-/** By its metadata, because its ID may never have been learned. */
-export async function removePlaceholder(node: Node, { sandboxMetadata }: TargetEntry): Promise<void> {
+/**
+ * By its metadata, because its ID may never have been learned. Its containers first: of one whose start was cut off the
+ * runtime has something left, which would keep the shim.
+ */
+export async function removePlaceholder(node: Node, { sandboxMetadata, containers }: TargetEntry): Promise<void> {
+  for (const { id } of containers) await removeOccupant(node, id);
   for (const id of await sandboxesOf(node, sandboxMetadata)) await node.cri.removeSandbox(id);
 }
 

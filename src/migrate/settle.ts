@@ -9,6 +9,7 @@ import { open } from '../network/shield.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { findProcesses } from '../runtime/processes.ts';
 import { connectPeer } from '../transfer/peer.ts';
+import { startAgain } from './cold.ts';
 import type { SourceEntry } from './journal.ts';
 import { type Answer, afterOutcome } from './protocol.ts';
 import { retain } from './retain.ts';
@@ -35,14 +36,15 @@ export async function settle(node: Node, entry: SourceEntry, known?: Answer): Pr
   }
 }
 
-/** Lets a frozen source go on: the rollback, also of an agent that died before its commit. */
+/** Lets a frozen source go on, or starts a stopped one again: the rollback, also of an agent that died before its commit. */
 export async function thawSource(node: Node, entry: SourceEntry): Promise<void> {
   for (const container of entry.containers) await waitForDump(container);
   const { containers, netns } = await describe(node, entry);
-  const frozen = await FrozenPod.find(containers);
+  const frozen = entry.mode === 'cold' ? undefined : await FrozenPod.find(containers);
   await frozen?.[Symbol.asyncDispose]();
   // Those that have all ended have left their pod shut.
   if (frozen === undefined && netns !== '' && (await exists(netns))) await open(netns);
+  if (entry.mode === 'cold') await startAgain(node, entry);
   await node.migrations.records.change('source', entry.operation, { state: 'rolled-back' });
   if (entry.state === 'committed') {
     const settled: SourceEntry = { ...entry, state: 'settled' };

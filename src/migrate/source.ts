@@ -7,7 +7,6 @@ import type { Operation } from '../agent/operation.ts';
 import { DUMP_LOG } from '../archive/layout.ts';
 import { FrozenPod, networkOf } from '../checkpoint/freeze.ts';
 import { allocatedBytes, checkSpace, ImageFolder, keepLog } from '../checkpoint/images.ts';
-import { checkMovable } from '../checkpoint/preflight.ts';
 import { occupy, targetOf } from '../checkpoint/target.ts';
 import { emptyDirsOf, shmFolder } from '../checkpoint/volumes.ts';
 import { GantryError, REASONS, type Reason } from '../errors.ts';
@@ -25,9 +24,12 @@ import { Bandwidth } from '../transfer/bandwidth.ts';
 import { connectPeer, type Stream } from '../transfer/peer.ts';
 import { type Session, sourceSession } from '../transfer/session.ts';
 import { type Flow, sendFolder, syncFiles } from '../transfer/streams.ts';
+import { graceOf, stopPod } from './cold.ts';
 import type { SourceEntry } from './journal.ts';
+import { type Chosen, chooseMode } from './mode.ts';
 import { keyOf } from './placeholder.ts';
-import { settle } from './settle.ts';
+import { untilDone } from './retry.ts';
+import { settle, thawSource } from './settle.ts';
 import { checkProbes } from './verify.ts';
 
 const ABORT_LIMIT_MS = 15_000;
@@ -38,7 +40,6 @@ const SETTLE_LIMIT_MS = 60_000;
 const RETRY_BUSY_MS = 500;
 const TIMER_LIMIT_MS = 2 ** 31 - 1;
 const WAIT = 'wait for a place';
-const MODE = 'stop-and-copy';
 
 /**
  * Moves a running pod to a peer: the source's side of the handover (docs/handover.md). Any failure before the commit lets
@@ -50,14 +51,17 @@ export async function migrate(node: Node, request: MigrateRequest, operation: Op
   const occupied = occupy(node, { ...target, isPod: true }, request.container);
   let settling: Promise<unknown> | undefined;
   const pod = await podOf(node, target.sandbox).catch(() => ({ namespace: '', name: '' }));
-  const facts = { pod, containers: [...target.containers], peer: request.to, mode: MODE };
+  const facts = { pod, containers: [...target.containers], peer: request.to, mode: request.mode };
   const running = await node.migrations.begin('source', operation, facts);
   let isBegun = false;
   try {
-    const containers = await operation.phase('check', () => check(node, target.containers, request));
+    const { containers, chosen } = await operation.phase('check', () =>
+      check(node, target.containers, request, operation),
+    );
+    running.note({ mode: chosen.mode });
     const waiting = new Waiting(node, request, operation);
     using _place = await waiting.forPlace();
-    const outgoing = await Outgoing.begin(node, containers, request, operation, waiting);
+    const outgoing = await Outgoing.begin(node, containers, request, operation, waiting, chosen);
     isBegun = true;
     try {
       const result = await outgoing.run();
@@ -151,14 +155,18 @@ function isBusy(error: unknown): error is GantryError {
   return error instanceof GantryError && error.reason === 'BUSY';
 }
 
-async function check(node: Node, ids: readonly string[], request: MigrateRequest): Promise<ContainerDetail[]> {
+async function check(
+  node: Node,
+  ids: readonly string[],
+  request: MigrateRequest,
+  operation: Operation,
+): Promise<{ containers: ContainerDetail[]; chosen: Chosen }> {
   const containers = await Promise.all(ids.map((id) => node.cri.describe(id)));
   if (request.quiesceMs > MOST_MS) {
     throw new GantryError('USAGE', `nobody waits ${request.quiesceMs} ms for a quiet moment: ${MOST_MS} at most`);
   }
   checkProbes(request.verify);
-  await checkMovable(containers, node.cri, request.force);
-  return containers;
+  return { containers, chosen: await chooseMode(node, request, containers, operation) };
 }
 
 /** A folder of the source whose content moves by itself, and what it is called there. */
@@ -180,6 +188,7 @@ class Outgoing {
   readonly #operation: Operation;
   readonly #session: SourceSession;
   readonly #bandwidth: Bandwidth | undefined;
+  readonly #chosen: Chosen;
 
   private constructor(
     node: Node,
@@ -188,6 +197,7 @@ class Outgoing {
     operation: Operation,
     session: SourceSession,
     bandwidth: Bandwidth | undefined,
+    chosen: Chosen,
   ) {
     this.#node = node;
     this.#containers = containers;
@@ -197,6 +207,7 @@ class Outgoing {
     this.#operation = operation;
     this.#session = session;
     this.#bandwidth = bandwidth;
+    this.#chosen = chosen;
   }
 
   static async begin(
@@ -205,6 +216,7 @@ class Outgoing {
     request: MigrateRequest,
     operation: Operation,
     waiting: Waiting,
+    chosen: Chosen,
   ): Promise<Outgoing> {
     const { to: peer, bandwidth } = request;
     const connect = () =>
@@ -218,7 +230,7 @@ class Outgoing {
     const { socket } =
       connected instanceof GantryError ? await waiting.whileBusy(connected.message, connect) : connected;
     const limit = bandwidth > 0n ? new Bandwidth(Number(bandwidth)) : undefined;
-    return new Outgoing(node, containers, request, operation, sourceSession(socket), limit);
+    return new Outgoing(node, containers, request, operation, sourceSession(socket), limit, chosen);
   }
 
   close(): void {
@@ -236,7 +248,8 @@ class Outgoing {
   async run(): Promise<Result> {
     const operation = this.#operation;
     const addresses = await addressesOf(networkOf(this.#sandbox.pid));
-    const warnings = await natWarnings(this.#sandbox.config, addresses);
+    const warnings = [...this.#chosen.warnings, ...(await natWarnings(this.#sandbox.config, addresses))];
+    const { mode } = this.#chosen;
     const folders = await this.#folders();
     const placeholder = await operation.phase('placeholder', () => this.#offer(addresses));
     await this.#sendFiles('sync files', folders);
@@ -251,13 +264,13 @@ class Outgoing {
       sandboxMetadata: keyOf(this.#sandbox.config),
       addresses,
     };
-    const cutOver = await this.#cutOver(entry, folders);
+    const cutOver = mode === 'cold' ? await this.#restart(entry, folders) : await this.#cutOver(entry, folders);
     const [containerId = '', ...others] = placeholder.containerIds;
     return operation.result({
       containerId: others.length === 0 ? containerId : '',
       sandboxId: placeholder.sandboxId,
       node: this.#peer,
-      mode: MODE,
+      mode,
       operation: operation.id,
       addresses: addresses.map(({ local }) => local),
       ...cutOver,
@@ -282,8 +295,8 @@ class Outgoing {
 
   async #offer(addresses: Address[]) {
     const { cri, config } = this.#node;
-    const processes = await Promise.all(this.#containers.map(async ({ pid }) => processesOf(await freezerOf(pid))));
-    const memoryBytes = await residentBytes(processes.flat());
+    const { mode } = this.#chosen;
+    const memoryBytes = mode === 'cold' ? 0 : await this.#memoryBytes();
     await checkSpace(config.imageDir, memoryBytes);
     const containers = this.#containers.map(async ({ config: own, imageRef, image }) => ({
       config: Buffer.from(ContainerConfig.encode(own).finish()),
@@ -297,10 +310,15 @@ class Outgoing {
         addresses,
         memoryBytes: BigInt(memoryBytes),
         containers: await Promise.all(containers),
-        mode: MODE,
+        mode,
       },
     });
     return this.#expect('prepared');
+  }
+
+  async #memoryBytes(): Promise<number> {
+    const processes = await Promise.all(this.#containers.map(async ({ pid }) => processesOf(await freezerOf(pid))));
+    return residentBytes(processes.flat());
   }
 
   /**
@@ -335,21 +353,59 @@ class Outgoing {
         );
       }
     });
-    await operation.phase('restore', () => {
-      this.#send({ restore: { tcpEstablished: true, verify: this.#request.verify } });
-      return this.#expect('poised');
-    });
-
-    const committed: SourceEntry = { ...entry, state: 'committed', processes };
-    await operation.phase('commit', async () => {
-      operation.commit();
-      await node.journal.write(committed);
-    });
+    await operation.phase('restore', () => this.#poise());
+    const committed = await this.#commit({ ...entry, processes });
     pod.leaveFrozen();
     await operation.phase('resume', () => this.#resume(committed));
     const frozenMs = operation.elapsedMs() - frozenAt;
     await operation.phase('remove source', () => this.#finish(committed));
     return { frozenMs, quiesced };
+  }
+
+  /**
+   * The same without memory: the processes end here, by their own signal, what they have written on the way follows, and new
+   * ones start there. Before the commit any error starts them again here, with their files. `frozenMs` is from the signal on.
+   */
+  async #restart(entry: SourceEntry, folders: readonly MovingFolder[]): Promise<Pick<Result, 'frozenMs'>> {
+    const node = this.#node;
+    const operation = this.#operation;
+    const graceSeconds = graceOf(this.#containers, this.#request.graceSeconds);
+    const stopped: SourceEntry = { ...entry, mode: 'cold', graceSeconds };
+    operation.throwIfCancelled();
+    const stoppedAt = operation.elapsedMs();
+    let committed: SourceEntry;
+    try {
+      await operation.phase('stop', () => stopPod(node, this.#containers, stopped));
+      await this.#sendFiles('sync files again', folders);
+      operation.throwIfCancelled();
+      await this.#poise();
+      committed = await this.#commit({ ...stopped, processes: this.#containers.map(() => 1) });
+    } catch (error) {
+      if (node.journal.stateOf('source', operation.id) === 'frozen')
+        await operation.phase('start again', () =>
+          untilDone(node, 'start-again', () => thawSource(node, stopped), operation),
+        );
+      throw error;
+    }
+    await operation.phase('start', () => this.#resume(committed));
+    const frozenMs = operation.elapsedMs() - stoppedAt;
+    await operation.phase('remove source', () => this.#finish(committed));
+    return { frozenMs };
+  }
+
+  /** Until the target could go on at once. */
+  #poise() {
+    this.#send({ restore: { tcpEstablished: true, verify: this.#request.verify } });
+    return this.#expect('poised');
+  }
+
+  async #commit(entry: SourceEntry): Promise<SourceEntry> {
+    const committed: SourceEntry = { ...entry, state: 'committed' };
+    await this.#operation.phase('commit', async () => {
+      this.#operation.commit();
+      await this.#node.journal.write(committed);
+    });
+    return committed;
   }
 
   /** The last thing before the freeze; what comes between them is time in which it may get loud again. */

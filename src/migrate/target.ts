@@ -13,7 +13,13 @@ import { checkName } from '../checkpoint/trust.ts';
 import { emptyDirsOf, shmFolder, withOwnVolumes } from '../checkpoint/volumes.ts';
 import { GantryError } from '../errors.ts';
 import { ContainerConfig, PodSandboxConfig } from '../gen/cri.ts';
-import { type Offer, type OfferedContainer, type SourceMessage, TargetMessage } from '../gen/gantry/v1/peer.ts';
+import {
+  type Offer,
+  type OfferedContainer,
+  type RestoreOrder,
+  type SourceMessage,
+  TargetMessage,
+} from '../gen/gantry/v1/peer.ts';
 import { type Address, replaceAddresses } from '../network/address.ts';
 import { shut } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
@@ -39,6 +45,8 @@ export class Incoming {
   readonly #told: Operation;
   readonly #session: Session<SourceMessage, TargetMessage>;
   #entry: TargetEntry | undefined;
+  /** Nothing is restored. */
+  #isCold = false;
   #folder: ImageFolder | undefined;
   /** Once everything of the placeholder is there. */
   #made: Made | undefined;
@@ -62,6 +70,7 @@ export class Incoming {
     let running: Running | undefined;
     try {
       const { offer } = await this.#expect('offer');
+      this.#isCold = offer.mode === 'cold';
       const { namespace = '', name = '' } = PodSandboxConfig.decode(offer.sandboxConfig).metadata ?? {};
       const facts = { pod: { namespace, name }, containers: [], peer: this.peer, mode: offer.mode };
       running = await this.#node.migrations.begin('target', this.#told, facts);
@@ -117,7 +126,7 @@ export class Incoming {
     const node = this.#node;
     const { cri, config } = node;
     if (offer.containers.length === 0) throw new GantryError('USAGE', 'an offer of no container');
-    await checkRestorableWith(offer.runtimeHandler);
+    if (!this.#isCold) await checkRestorableWith(offer.runtimeHandler);
     await checkSpace(config.imageDir, Number(offer.memoryBytes));
     for (const { image, imageRef } of offer.containers)
       await checkImage(node, { image: { name: image, id: imageRef } });
@@ -174,13 +183,9 @@ export class Incoming {
     const folder = this.#folder as ImageFolder;
     const { restore } = await told.phase('receive', () => this.#expect('restore'));
     checkProbes(restore.verify);
-    const coming = containers.map(({ id }, index) => ({ id, from: { images: folder.imagesOf(index) } }));
-    if (coming.length > 1) await shareOutIpc(coming.map(({ from }) => from.images));
-    await using poised = await told.phase('restore', () =>
-      PoisedPod.restore(node, this.#operation, sandbox, coming, {
-        tcp: restore.tcpEstablished ? 'established' : 'none',
-      }),
-    );
+    await using poised = this.#isCold
+      ? PoisedPod.created(node, sandbox, containers)
+      : await told.phase('restore', () => this.#restore(restore, containers, sandbox));
     this.#send({ poised: {} });
 
     const { commit } = await this.#expect('commit');
@@ -190,7 +195,7 @@ export class Incoming {
       stopped: [...(poised.stopped.get(id) ?? [])],
     }));
     await this.#write({ state: 'resuming', containers: restored });
-    await told.phase('resume', async () => {
+    await told.phase(this.#isCold ? 'start' : 'resume', async () => {
       await poised.resume({ keepShut: true });
       for (const { id, processes } of restored) await verifyRunning(node, id, processes);
       const reached = {
@@ -198,7 +203,7 @@ export class Incoming {
         address: addresses[0]?.local ?? '',
         container: restored[0]?.id ?? '',
       };
-      await verifyProbes(node, reached, restore.verify);
+      await verifyProbes(node, reached, restore.verify, { isStarting: this.#isCold });
     });
     await this.#write({ state: 'serving' });
     // From here on it lives here.
@@ -206,6 +211,15 @@ export class Incoming {
     await untilDone(node, 'open-network', () => serve(node, this.#entry as TargetEntry, addresses));
     this.#send({ serving: {} });
     await folder[Symbol.asyncDispose]();
+  }
+
+  async #restore({ tcpEstablished }: RestoreOrder, containers: readonly { id: string }[], sandbox: SandboxDetail) {
+    const folder = this.#folder as ImageFolder;
+    const coming = containers.map(({ id }, index) => ({ id, from: { images: folder.imagesOf(index) } }));
+    if (coming.length > 1) await shareOutIpc(coming.map(({ from }) => from.images));
+    return PoisedPod.restore(this.#node, this.#operation, sandbox, coming, {
+      tcp: tcpEstablished ? 'established' : 'none',
+    });
   }
 
   /** Says "failed" only when nothing is left that could run: the source thaws on that word. */

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import type { Probe } from '../gen/gantry/v1/probe.ts';
@@ -5,6 +6,8 @@ import { runInNetwork } from '../runtime/program.ts';
 
 const MOST_PROBES = 8;
 const MOST_LIMIT_MS = 60_000;
+/** One that has just started and does not answer yet. */
+const ASK_AGAIN_MS = 50;
 const MOST_WORDS = 64;
 const MOST_CHARACTERS = 4096;
 /** For a program to start on a busy node, beside the probe's own limit. */
@@ -60,16 +63,27 @@ export function checkProbes(probes: readonly Probe[]): void {
 
 /**
  * Asks once each: what was restored is as far as it was, so that waiting for it would only make the interruption longer
- * before it ends at the source. Errors: VERIFICATION_FAILED.
+ * before it ends at the source. What starts anew is asked again within the probe's limit. Errors: VERIFICATION_FAILED.
  */
-export async function verifyProbes(node: Node, restored: Restored, probes: readonly Probe[]): Promise<void> {
+export async function verifyProbes(
+  node: Node,
+  restored: Restored,
+  probes: readonly Probe[],
+  { isStarting = false } = {},
+): Promise<void> {
   for (const probe of probes) {
-    try {
-      await ask(node, restored, probe);
-    } catch (error) {
-      throw new GantryError('VERIFICATION_FAILED', `${nameOf(probe)} after the restore: ${messageOf(error)}`, {
-        cause: error,
-      });
+    const end = performance.now() + probe.limitMs;
+    for (;;) {
+      const error = await ask(node, restored, probe).then(
+        () => undefined,
+        (reason: unknown) => ({ reason }),
+      );
+      if (error === undefined) break;
+      if (!isStarting || performance.now() > end) {
+        const what = `${nameOf(probe)} after the ${isStarting ? 'start' : 'restore'}`;
+        throw new GantryError('VERIFICATION_FAILED', `${what}: ${messageOf(error.reason)}`, { cause: error.reason });
+      }
+      await sleep(ASK_AGAIN_MS);
     }
   }
 }

@@ -185,7 +185,13 @@ export class Cri {
 
   async stopContainer(id: string, graceSeconds: number): Promise<void> {
     const request = { containerId: id, timeout: BigInt(graceSeconds) };
-    await this.#call(Runtime.stopContainer, request, `stopping container ${id}`, undefined, LONG_MS);
+    await this.#call(
+      Runtime.stopContainer,
+      request,
+      `stopping container ${id}`,
+      undefined,
+      graceSeconds * 1000 + LONG_MS,
+    );
   }
 
   /** Runs a command in a running container to its end; containerd ends it after the limit, in whole seconds. */
