@@ -5,6 +5,7 @@ import type { PodSandboxConfig } from '../gen/cri.ts';
 import type { Address } from '../network/address.ts';
 import { giveToSandbox } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
+import { endShim } from '../runtime/containerd.ts';
 import { removeOccupant } from '../surgery/occupants.ts';
 import type { SandboxKey, TargetEntry } from './journal.ts';
 
@@ -45,7 +46,10 @@ export async function refuseTaken(node: Node, wanted: SandboxKey): Promise<void>
  */
 export async function removePlaceholder(node: Node, { sandboxMetadata, containers }: TargetEntry): Promise<void> {
   for (const { id } of containers) await removeOccupant(node, id);
-  for (const id of await sandboxesOf(node, sandboxMetadata)) await node.cri.removeSandbox(id);
+  for (const id of await sandboxesOf(node, sandboxMetadata)) {
+    await node.cri.removeSandbox(id);
+    await endShim(id);
+  }
 }
 
 /** Of a sandbox's configuration. */

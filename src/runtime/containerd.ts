@@ -1,10 +1,15 @@
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { exists } from '../durable.ts';
 import { GantryError } from '../errors.ts';
+import { endWithChildren, findProcesses } from './processes.ts';
 import { run } from './program.ts';
 
 const NAMESPACE = 'k8s.io';
+/** A shim that ends does so within milliseconds. */
+const SHIM_LOOKS = 20;
+const SHIM_LOOK_MS = 100;
 /** Where containerd's runc v2 shim keeps runc's state of CRI containers. */
 export const RUNC_ROOT = `/run/containerd/runc/${NAMESPACE}`;
 
@@ -40,6 +45,20 @@ export function parseUpperFolder(text: string): string | undefined {
 export async function removeRuntimeRecord(id: string): Promise<void> {
   if (!(await exists(join(RUNC_ROOT, id)))) return;
   await run((await findRuntime(id)) ?? 'crun', ['--root', RUNC_ROOT, 'delete', '--force', id]);
+}
+
+/**
+ * Ends the shim of a sandbox that is removed. It ends by itself, but for one that had a start cut off: it waits for ever for a
+ * container that containerd has never heard of.
+ */
+export async function endShim(sandbox: string): Promise<void> {
+  const isShim = (args: readonly string[]) =>
+    basename(args[0] ?? '').startsWith('containerd-shim') && args[args.indexOf('-id') + 1] === sandbox;
+  for (let look = 0; look < SHIM_LOOKS; look++) {
+    if ((await findProcesses(isShim)).length === 0) return;
+    await sleep(SHIM_LOOK_MS);
+  }
+  await endWithChildren((await findProcesses(isShim)).map(({ pid }) => pid));
 }
 
 export type OciRuntime = 'runc' | 'crun';
