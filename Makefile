@@ -52,6 +52,7 @@ test: build lint root ## every test: unit, integration, faults, end to end
 test-crashes: build root ## kill agents, relay and containerd at every moment of a migration and of a swap, and what else make test leaves out (25 minutes)
 	GANTRY_ALL_MOMENTS=1 $(vitest) --project faults test/faults/source-crashes.test.ts test/faults/target-crashes.test.ts test/faults/runtime-crashes.test.ts test/faults/surgery-crashes.test.ts test/faults/halted-agents.test.ts test/faults/checkpoint-errors.test.ts test/faults/shortages.test.ts test/faults/cancel.test.ts test/faults/partition.test.ts
 	GANTRY_ALL_MOMENTS=1 $(vitest) --project integration test/integration/archive.test.ts test/integration/checkpoint-options.test.ts test/integration/programs.test.ts test/integration/cri-checkpoint.test.ts test/integration/crun.test.ts
+	GANTRY_ALL_MOMENTS=1 $(vitest) --project e2e test/e2e/twenty-moves.test.ts
 
 .PHONY: bench-relay
 bench-relay: build root ## the relay beside the direct socket, a splice and a pipe, on a real containerd (8 minutes)
