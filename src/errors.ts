@@ -31,6 +31,7 @@ export const REASONS = {
   NOTHING_RETAINED: { exitCode: 32, grpc: status.FAILED_PRECONDITION },
   SWAP_FAILED: { exitCode: 33, grpc: status.ABORTED },
   NOT_FITTING: { exitCode: 34, grpc: status.FAILED_PRECONDITION },
+  TIMEOUT: { exitCode: 37, grpc: status.DEADLINE_EXCEEDED },
   NOT_ALLOWED: { exitCode: 36, grpc: status.PERMISSION_DENIED },
   BAD_ARCHIVE: { exitCode: 35, grpc: status.DATA_LOSS },
   AGENT_UNAVAILABLE: { exitCode: 27, grpc: status.UNAVAILABLE },

@@ -22,6 +22,8 @@ export class Operation {
   readonly #abort = new AbortController();
   readonly #startedAt = performance.now();
   readonly #moved = new Map<string, number>();
+  /** Seconds that phases, and what is given to {@link limit}, may take before the commit. */
+  readonly limits = new Map<string, number>();
   #toldAt = 0;
   #committed = false;
 
@@ -39,6 +41,20 @@ export class Operation {
     if (this.#committed) return false;
     this.#abort.abort(new GantryError('CANCELLED', 'cancelled'));
     return true;
+  }
+
+  /** What is to be over within its limit, if it has one; else it is cancelled, with TIMEOUT. Until disposed, or the commit. */
+  limit(name: string): Disposable {
+    const seconds = this.limits.get(name);
+    const timer = seconds === undefined ? undefined : setTimeout(() => this.#timeOut(name, seconds), seconds * 1000);
+    return { [Symbol.dispose]: () => clearTimeout(timer) };
+  }
+
+  #timeOut(name: string, seconds: number): void {
+    if (this.#committed) return;
+    const message = `"${name}" took longer than its limit of ${seconds} s`;
+    const hint = `--timeout "${name}=SECONDS" gives it more; gantry check tells what a move would take`;
+    this.#abort.abort(new GantryError('TIMEOUT', message, { hint }));
   }
 
   /** From here on the operation is carried through. Errors: CANCELLED, when somebody was faster. */
@@ -60,6 +76,7 @@ export class Operation {
   async phase<T>(name: string, step: () => Promise<T>): Promise<T> {
     this.#events.emit('event', Event.fromPartial({ phaseStarted: { name } }));
     const began = this.elapsedMs();
+    using _limit = this.limit(name);
     this.running.add(name);
     const result = await step().finally(() => this.running.delete(name));
     const phase = Phase.fromPartial({ name, startMs: began, durationMs: this.elapsedMs() - began });

@@ -1,6 +1,16 @@
 import { expect, test } from 'vitest';
 import { Quiesced } from '../gen/gantry/v1/agent.ts';
-import { describeQuiesced } from './migrate.ts';
+import { addTimeout, describeQuiesced } from './migrate.ts';
+
+test('limits of phases add up, and are of phases that there are', () => {
+  expect(addTimeout('sync files=2.5', addTimeout('frozen=1', { dump: 3 }))).toEqual({
+    dump: 3,
+    frozen: 1,
+    'sync files': 2.5,
+  });
+  for (const wrong of ['commit=1', 'dump', 'dump=', 'dump=0', 'dump=x', '=1', 'dump=1e9'])
+    expect(() => addTimeout(wrong, {})).toThrow();
+});
 
 test.each([
   [{ quiet: true, waitedMs: 12.3 }, 'quiet after 12 ms'],

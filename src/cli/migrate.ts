@@ -1,12 +1,14 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { AgentService, MigrateRequest, type Quiesced, type Result } from '../gen/gantry/v1/agent.ts';
 import { parseBytes } from '../inspect/units.ts';
-import { MODES } from '../migrate/modes.ts';
+import { LIMITED, MODES } from '../migrate/modes.ts';
 import { MOST_MS } from '../network/quiesce.ts';
 import { agentOption, runOperation } from './operation.ts';
 import { type Format, formatTable, outputOption, parseCount, printResult } from './output.ts';
 import { addProbeOptions, type ProbeOptions, probesOf } from './probes.ts';
 
+/** A week. */
+const MOST_SECONDS = 7 * 24 * 3600;
 const LEAST_RATE = 64 * 1024;
 
 /** `gantry migrate`: a running container moves to another node, with its pod's address and connections. */
@@ -18,6 +20,12 @@ export function migrateCommand(): Command {
     .option('--force', 'also move a pod that a kubelet manages (that kubelet will start it here again)', false)
     .addOption(
       new Option('--mode <mode>', 'how; without it the best that keeps memory and connections').choices([...MODES]),
+    )
+    .option(
+      '--timeout <phase=seconds>',
+      `rolls back when it takes longer: ${LIMITED.join(', ')} (all since the freeze); repeatable`,
+      addTimeout,
+      {},
     )
     .option('--grace <seconds>', 'cold: from the stop signal to SIGKILL (as the pod says)', parseCount('--grace', 0))
     .option('--quiesce <seconds>', 'how long to wait for a moment without requests; 0: not at all', parseQuiesce, 1)
@@ -58,6 +66,7 @@ Examples:
         waitSeconds,
         bandwidth: BigInt(bandwidth),
         mode: options.mode ?? '',
+        timeouts: options.timeout,
         ...(options.grace !== undefined && { graceSeconds: options.grace }),
       });
       const result = await runOperation(options.agent, AgentService.migrate, request, 'migration');
@@ -74,9 +83,21 @@ interface Options extends ProbeOptions {
   priority: number;
   wait: number;
   mode?: string;
+  timeout: Record<string, number>;
   grace?: number;
   agent: string;
   outputFormat: Format;
+}
+
+/** Errors: one that commander shows, for a phase or a number that is none. */
+export function addTimeout(text: string, before: Record<string, number>): Record<string, number> {
+  const at = text.lastIndexOf('=');
+  const [phase, seconds] = [text.slice(0, Math.max(0, at)), Number(text.slice(at + 1))];
+  if (!(LIMITED as readonly string[]).includes(phase))
+    throw new InvalidArgumentError(`it is PHASE=SECONDS, with one of ${LIMITED.join(', ')}`);
+  if (at === text.length - 1 || !(seconds > 0 && seconds <= MOST_SECONDS))
+    throw new InvalidArgumentError(`the limit is more than 0 and at most ${MOST_SECONDS} seconds`);
+  return { ...before, [phase]: seconds };
 }
 
 function parseQuiesce(text: string): number {

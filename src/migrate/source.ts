@@ -27,6 +27,7 @@ import { type Flow, sendFolder, syncFiles } from '../transfer/streams.ts';
 import { graceOf, stopPod } from './cold.ts';
 import type { SourceEntry } from './journal.ts';
 import { type Chosen, chooseMode } from './mode.ts';
+import { LIMITED, LIMITS } from './modes.ts';
 import { keyOf } from './placeholder.ts';
 import { untilDone } from './retry.ts';
 import { settle, thawSource } from './settle.ts';
@@ -46,6 +47,7 @@ const WAIT = 'wait for a place';
  * it go on here.
  */
 export async function migrate(node: Node, request: MigrateRequest, operation: Operation): Promise<Result> {
+  setLimits(operation, request);
   const target = await targetOf(node, request.container, operation.signal);
   // As a pod: nothing else may come into its sandbox meanwhile.
   const occupied = occupy(node, { ...target, isPod: true }, request.container);
@@ -75,16 +77,27 @@ export async function migrate(node: Node, request: MigrateRequest, operation: Op
       outgoing.close();
     }
   } catch (error) {
-    const { reason, message } = GantryError.from(error);
+    // Over a limit: whatever was cut off by it only says that it was cut off.
+    const failure = operation.signal.aborted ? operation.signal.reason : error;
+    const { reason, message } = GantryError.from(failure);
     // What the journal still has is not over.
     const isOver = node.journal.stateOf('source', operation.id) === '';
     const state = isBegun || reason === 'CANCELLED' ? 'rolled-back' : 'failed';
     await running.end({ reason, message, ...(isOver ? { state } : {}) });
-    throw error;
+    throw failure;
   } finally {
     const free = () => occupied[Symbol.dispose]();
     if (settling === undefined) free();
     else settling.then(free, free);
+  }
+}
+
+/** Errors: USAGE. */
+function setLimits({ limits }: Operation, { timeouts }: MigrateRequest): void {
+  for (const [phase, seconds] of Object.entries({ ...LIMITS, ...timeouts })) {
+    if (!(LIMITED as readonly string[]).includes(phase) || !(seconds > 0))
+      throw new GantryError('USAGE', `there is no limit of ${seconds} s for "${phase}"`);
+    limits.set(phase, seconds);
   }
 }
 
@@ -338,6 +351,7 @@ class Outgoing {
     });
     await using pod = await FrozenPod.claim(node, this.#containers, entry);
     const quiesced = await this.#quiesce();
+    using _limit = operation.limit('frozen');
     const frozenAt = operation.elapsedMs();
     await operation.phase('freeze', () => pod.freeze());
     const processes: number[] = [];
@@ -373,6 +387,7 @@ class Outgoing {
     const stopped: SourceEntry = { ...entry, mode: 'cold', graceSeconds };
     operation.throwIfCancelled();
     const stoppedAt = operation.elapsedMs();
+    using _limit = operation.limit('frozen');
     let committed: SourceEntry;
     try {
       await operation.phase('stop', () => stopPod(node, this.#containers, stopped));

@@ -39,6 +39,15 @@ async function migrateFails(reason: Reason, ...says: (string | RegExp)[]): Promi
   expectReason(await world.gantry(world.a, 'migrate', pod.container, '--to', 'b'), reason, ...says);
 }
 
+test.each(['placeholder=0.001', 'send memory=0.001', 'frozen=0.05'])(
+  'a phase over its limit (%s) is rolled back, and the connection stays',
+  async (limit) => {
+    const ended = await world.gantry(world.a, 'migrate', pod.container, '--to', 'b', '--timeout', limit);
+    expectReason(ended, 'TIMEOUT', limit.split('=')[0] as string);
+    await expectUntouched();
+  },
+);
+
 describe('what is named', () => {
   test('a container that does not exist', async () => {
     expectReason(await world.gantry(world.a, 'migrate', 'nobody', '--to', 'b'), 'NOT_FOUND', 'nobody');
