@@ -105,6 +105,7 @@ function agentConfig(
     stateDir: '/var/lib/gantry',
     imageDir: '/run/gantry/images',
     ipamDir: '/var/lib/cni/networks/gantry',
+    metrics: 'unix:/run/gantry/metrics.sock',
     ...(lab.network === 'routed' ? { identity: { provider: 'route', nextHops: nextHops(node, nodes, lab) } } : {}),
   };
   return `${JSON.stringify(config, null, 2)}\n`;

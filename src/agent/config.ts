@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { GantryError } from '../errors.ts';
 import { type IdentityConfig, parseIdentity } from '../network/identity/config.ts';
+import { metricsAddress } from '../proxy/metrics-address.ts';
 
 /** Configuration of one node's agent: a JSON file (docs/operations.md). Addresses are HOST:PORT. */
 export interface AgentConfig {
@@ -29,6 +30,8 @@ export interface AgentConfig {
   maxMigrationsIn: number;
   /** Records of so many migrations are kept. */
   migrationsKept: number;
+  /** Where Prometheus asks: HOST:PORT with a loopback address, or unix:PATH; "" nowhere (docs/metrics.md). */
+  metrics: string;
   /** How a moved pod's addresses are reached (docs/identity.md). */
   identity: IdentityConfig;
 }
@@ -56,6 +59,7 @@ const DEFAULTS: Partial<AgentConfig> = {
   imageDir: '/run/gantry/images',
   runDir: '/run/gantry',
   ipamDir: '',
+  metrics: '',
   maxMigrationsOut: 2,
   maxMigrationsIn: 2,
   migrationsKept: 1000,
@@ -71,6 +75,7 @@ const TEXTS = [
   'imageDir',
   'runDir',
   'ipamDir',
+  'metrics',
 ] as const;
 
 const COUNTS = ['maxMigrationsOut', 'maxMigrationsIn', 'migrationsKept'] as const;
@@ -110,6 +115,8 @@ export function parseConfig(text: string, file: string): AgentConfig {
   for (const [name, address] of [...Object.entries(config.peers), ['peerListen', config.peerListen] as const]) {
     if (typeof address !== 'string' || !/:\d+$/.test(address)) throw wrong(`the address of ${name} must be HOST:PORT`);
   }
+  if (config.metrics !== '' && metricsAddress(config.metrics) === undefined)
+    throw wrong('"metrics" must be HOST:PORT with a loopback address, or unix:PATH');
   config.retention = { ...RETENTION, ...config.retention };
   for (const [name, value] of Object.entries(config.retention)) {
     if (!(name in RETENTION)) throw wrong(`"retention.${name}" is not known`);

@@ -38,6 +38,7 @@ import { listenForPeers } from '../transfer/peer.ts';
 import { attached } from './attached.ts';
 import type { AgentConfig } from './config.ts';
 import { nodeInfo } from './info.ts';
+import type { AgentMetrics } from './metrics.ts';
 import type { Node } from './node.ts';
 import { Operation } from './operation.ts';
 
@@ -66,6 +67,9 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
     busy: new Set(),
     reconciling: new Map(),
   };
+  // Loaded only where somebody asks for it: it is not small.
+  const served = config.metrics === '' ? undefined : await (await import('./metrics.ts')).metricsOf(node, log);
+  await using _metrics = served?.server;
   await recover(node);
   const keeping = Promise.all([
     keepReconciled(node, signal),
@@ -78,7 +82,7 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
   const peers = await listenForPeers(config, (...connection) => acceptor.accept(...connection));
   const operations = new Map<string, Operation>();
   const server = new Server();
-  server.addService(AgentService, handlers(node, operations));
+  server.addService(AgentService, handlers(node, operations, served?.metrics));
   await rm(config.agentSocket, { force: true });
   await makePrivateFolder(dirname(config.agentSocket));
   await new Promise<void>((resolve, reject) =>
@@ -101,7 +105,7 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
   await rm(config.agentSocket, { force: true });
 }
 
-function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
+function handlers(node: Node, operations: Map<string, Operation>, metrics: AgentMetrics | undefined): AgentServer {
   const run = <Request>(
     call: ServerWritableStream<Request, Event>,
     verb: string,
@@ -122,6 +126,7 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
     work(operation)
       .then(
         (result) => {
+          metrics?.operationEnded(verb, 'ok', operation.elapsedMs());
           node.log.info('operation-done', {
             ...about,
             elapsedMs: Math.round(operation.elapsedMs()),
@@ -133,6 +138,7 @@ function handlers(node: Node, operations: Map<string, Operation>): AgentServer {
         (error: unknown) => {
           const failure = GantryError.from(error);
           const { reason, message } = failure;
+          metrics?.operationEnded(verb, reason, operation.elapsedMs());
           node.log.warn('operation-failed', {
             ...about,
             reason,

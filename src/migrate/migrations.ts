@@ -37,6 +37,7 @@ export class Migrations {
   readonly #journal: Journal;
   /** By operation: a node has one side only. */
   readonly #running = new Map<string, Running>();
+  readonly #ended: ((migration: Migration) => void)[] = [];
   readonly #events = new EventEmitter<{ event: [MigrationEvent] }>().setMaxListeners(0);
 
   private constructor(records: Records, journal: Journal, config: AgentConfig) {
@@ -63,13 +64,26 @@ export class Migrations {
       this.#running.delete(id);
       // A very small limit may have removed the record of a long one.
       const record = this.records.find(side, id);
-      if (record !== undefined) this.#tell({ id, migration: this.#describe(record) });
+      if (record === undefined) return;
+      const migration = this.#describe(record);
+      this.#tell({ id, migration });
+      for (const tell of this.#ended) tell(migration);
     });
     this.#running.set(id, running);
     const written = this.records.begin({ operation: id, side, ...facts });
     this.#tell({ id, migration: this.#find(id) });
     await written;
     return running;
+  }
+
+  /** Each time nobody works on one any more. */
+  onEnded(tell: (migration: Migration) => void): void {
+    this.#ended.push(tell);
+  }
+
+  /** How many are under way. */
+  running(direction: 'out' | 'in'): number {
+    return [...this.#running.values()].filter(({ side }) => (side === 'source') === (direction === 'out')).length;
   }
 
   /** The newest first. Errors: NOT_FOUND, for a prefix of none, or of several. */
@@ -168,13 +182,13 @@ export class Migrations {
 export class Running {
   readonly operation: Operation;
   readonly #migrations: Migrations;
-  readonly #side: Side;
+  readonly side: Side;
   readonly #leave: () => void;
   readonly #over = Promise.withResolvers<void>();
 
   constructor(migrations: Migrations, side: Side, operation: Operation, leave: () => void) {
     this.#migrations = migrations;
-    this.#side = side;
+    this.side = side;
     this.operation = operation;
     this.#leave = leave;
   }
@@ -186,14 +200,14 @@ export class Running {
 
   /** What has come to be known. Not waited for: nothing rests on a record. */
   note(change: Change): void {
-    void this.#migrations.records.change(this.#side, this.operation.id, change);
+    void this.#migrations.records.change(this.side, this.operation.id, change);
   }
 
   /** Nobody works on it any more. Without a state, the journal has what becomes of it. */
   async end(change: Change): Promise<void> {
     const { id, phases, bytesSent: bytes } = this.operation;
     const timeline = phases.map(({ name, startMs, durationMs }) => ({ name, startMs, durationMs }));
-    const written = this.#migrations.records.change(this.#side, id, { phases: timeline, bytes, ...change });
+    const written = this.#migrations.records.change(this.side, id, { phases: timeline, bytes, ...change });
     this.#leave();
     await written;
     this.#over.resolve();

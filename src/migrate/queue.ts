@@ -10,6 +10,11 @@ export class Places {
     this.#free = limit;
   }
 
+  /** How many wait. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
   /** A place, left by disposing it; undefined when there is none. */
   tryEnter(): Disposable | undefined {
     // Nobody waits while a place is free.

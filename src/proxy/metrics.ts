@@ -1,4 +1,3 @@
-import { readdirSync } from 'node:fs';
 import Counter from 'prom-client/lib/counter.js';
 import Gauge from 'prom-client/lib/gauge.js';
 import Registry from 'prom-client/lib/registry.js';
@@ -6,6 +5,7 @@ import { nameOfCode } from '../grpc-status.ts';
 import { Buckets, CountedHistogram } from './histogram.ts';
 import type { MethodName } from './method-names.ts';
 import type { Mode } from './observe.ts';
+import { addProcessMetrics } from './process-metrics.ts';
 import type { CallRecord, CallSink } from './recorder.ts';
 
 const MODES = ['piped', 'intercepted', 'served', 'refused'] as const satisfies Mode[];
@@ -54,11 +54,6 @@ export class RelayMetrics implements CallSink {
     const numbers: [name: string, help: string, value: () => number][] = [
       ['gantry_open_streams', 'Calls in flight.', () => this.#open],
       ['gantry_downstream_connections', 'Connections from kubelet and others.', () => this.#connections],
-      // Of prom-client's default metrics the ones that cost nothing until asked: observing the garbage collection and the
-      // event loop's delay cost half the latency of a call and more memory than the relay itself.
-      ['process_resident_memory_bytes', 'Resident memory.', () => process.memoryUsage.rss()],
-      ['process_open_fds', 'Open file descriptors.', () => readdirSync('/proc/self/fd').length],
-      ['process_start_time_seconds', 'Start of the process, Unix time.', () => performance.timeOrigin / 1000],
     ];
     for (const [name, help, value] of numbers) {
       new Gauge({
@@ -70,26 +65,17 @@ export class RelayMetrics implements CallSink {
         },
       });
     }
-    const cpuSeconds = () => {
-      const { user, system } = process.cpuUsage();
-      return (user + system) / 1e6;
-    };
     const reconnects = () => Math.max(0, this.#upstreamConnections - 1);
-    const totals: [name: string, help: string, value: () => number][] = [
-      ['gantry_upstream_reconnects_total', 'Connections to the runtime after the first.', reconnects],
-      ['process_cpu_seconds_total', 'CPU time, user and system.', cpuSeconds],
-    ];
-    for (const [name, help, value] of totals) {
-      new Counter({
-        name,
-        help,
-        registers,
-        collect() {
-          this.reset();
-          this.inc(value());
-        },
-      });
-    }
+    new Counter({
+      name: 'gantry_upstream_reconnects_total',
+      help: 'Connections to the runtime after the first.',
+      registers,
+      collect() {
+        this.reset();
+        this.inc(reconnects());
+      },
+    });
+    addProcessMetrics(this.registry);
   }
 
   callStarted(): void {

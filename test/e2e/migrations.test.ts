@@ -1,4 +1,6 @@
 import { writeFile } from 'node:fs/promises';
+import { get } from 'node:http';
+import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { AgentService, type Migration } from '../../src/gen/gantry/v1/agent.ts';
 import { connectSocket, unary } from '../../src/runtime/grpc.ts';
@@ -47,6 +49,45 @@ interface Listed {
 function begin(...args: string[]): Command {
   return world.begin(world.a, 'migrate', served.pod.container, '--to', 'b', ...args);
 }
+
+/** What Prometheus would read: name and labels to value. */
+async function metricsOf(node: NodeEnvironment): Promise<Map<string, number>> {
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  const socketPath = world.path(node, '/run/gantry/metrics.sock');
+  get({ socketPath, path: '/metrics' }, (response) => text(response).then(resolve, reject)).on('error', reject);
+  const lines = (await promise).split('\n').filter((line) => line !== '' && !line.startsWith('#'));
+  return new Map(
+    lines.map((line) => [line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ')))] as const),
+  );
+}
+
+test('the metrics of both nodes count one that arrives and one that is rolled back', async () => {
+  const before = await Promise.all(world.nodes.map(metricsOf));
+  const cancelled = begin(...SLOW);
+  await cancelled.reached('placeholder');
+  expect((await metricsOf(world.a)).get('gantry_migrations_running{direction="out"}')).toBe(1);
+  expect((await metricsOf(world.b)).get('gantry_migrations_running{direction="in"}')).toBe(1);
+  cancelled.signal('SIGINT');
+  expectReason(await cancelled.ended, 'CANCELLED');
+  const { exitCode, stderr } = await begin().ended;
+  expect(exitCode, stderr).toBe(0);
+  const after = await Promise.all(world.nodes.map(metricsOf));
+  const more = (node: number, series: string) => (after[node]?.get(series) ?? 0) - (before[node]?.get(series) ?? 0);
+  for (const [node, direction] of ['out', 'in'].entries()) {
+    for (const state of ['serving', 'rolled-back']) {
+      const series = `gantry_migrations_total{direction="${direction}",mode="stop-and-copy",state="${state}"}`;
+      expect(more(node, series), series).toBe(1);
+    }
+    expect(more(node, `gantry_migration_bytes_total{direction="${direction}"}`)).toBeGreaterThan(16 * 1024 * 1024);
+    expect(after[node]?.get(`gantry_migrations_running{direction="${direction}"}`)).toBe(0);
+  }
+  expect(more(0, 'gantry_migration_frozen_seconds_count{mode="stop-and-copy"}')).toBe(1);
+  expect(more(0, 'gantry_operations_total{verb="migrate",outcome="CANCELLED"}')).toBe(1);
+  expect(more(0, 'gantry_operations_total{verb="migrate",outcome="ok"}')).toBe(1);
+  expect(more(0, 'gantry_journal_entries{role="source",state="retained"}')).toBe(1);
+  expect(more(0, 'gantry_retained_bytes')).toBeGreaterThan(16 * 1024 * 1024);
+  expect(more(1, 'gantry_journal_entries{role="target",state="serving"}')).toBe(1);
+});
 
 /** What an agent says of one, without the start of a program. */
 async function ask(node: NodeEnvironment, id: string): Promise<Migration> {
