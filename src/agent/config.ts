@@ -32,6 +32,8 @@ export interface AgentConfig {
   migrationsKept: number;
   /** Where Prometheus asks: HOST:PORT with a loopback address, or unix:PATH; "" nowhere (docs/metrics.md). */
   metrics: string;
+  /** Of an OpenTelemetry collector, http://HOST:PORT or https://; "" none (docs/metrics.md). */
+  otlpEndpoint: string;
   /** How a moved pod's addresses are reached (docs/identity.md). */
   identity: IdentityConfig;
 }
@@ -60,6 +62,7 @@ const DEFAULTS: Partial<AgentConfig> = {
   runDir: '/run/gantry',
   ipamDir: '',
   metrics: '',
+  otlpEndpoint: '',
   maxMigrationsOut: 2,
   maxMigrationsIn: 2,
   migrationsKept: 1000,
@@ -76,6 +79,7 @@ const TEXTS = [
   'runDir',
   'ipamDir',
   'metrics',
+  'otlpEndpoint',
 ] as const;
 
 const COUNTS = ['maxMigrationsOut', 'maxMigrationsIn', 'migrationsKept'] as const;
@@ -117,6 +121,8 @@ export function parseConfig(text: string, file: string): AgentConfig {
   }
   if (config.metrics !== '' && metricsAddress(config.metrics) === undefined)
     throw wrong('"metrics" must be HOST:PORT with a loopback address, or unix:PATH');
+  if (config.otlpEndpoint !== '' && !/^https?:$/.test(URL.parse(config.otlpEndpoint)?.protocol ?? ''))
+    throw wrong('"otlpEndpoint" must be http://HOST:PORT or https://HOST:PORT');
   config.retention = { ...RETENTION, ...config.retention };
   for (const [name, value] of Object.entries(config.retention)) {
     if (!(name in RETENTION)) throw wrong(`"retention.${name}" is not known`);

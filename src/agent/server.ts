@@ -41,6 +41,7 @@ import { nodeInfo } from './info.ts';
 import type { AgentMetrics } from './metrics.ts';
 import type { Node } from './node.ts';
 import { Operation } from './operation.ts';
+import { Traces } from './traces.ts';
 
 const RUNTIME_WAIT_MS = 60_000;
 
@@ -70,6 +71,8 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
   // Loaded only where somebody asks for it: it is not small.
   const served = config.metrics === '' ? undefined : await (await import('./metrics.ts')).metricsOf(node, log);
   await using _metrics = served?.server;
+  await using traces = config.otlpEndpoint === '' ? undefined : new Traces(config.otlpEndpoint, config.node, log);
+  if (traces !== undefined) node.migrations.onEnded((migration) => traces.add(migration));
   await recover(node);
   const keeping = Promise.all([
     keepReconciled(node, signal),

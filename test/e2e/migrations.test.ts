@@ -1,11 +1,13 @@
-import { writeFile } from 'node:fs/promises';
-import { get } from 'node:http';
-import { text } from 'node:stream/consumers';
+import { once } from 'node:events';
+import { readFile, writeFile } from 'node:fs/promises';
+import { createServer, get } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { json as jsonOf, text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { AgentService, type Migration } from '../../src/gen/gantry/v1/agent.ts';
 import { connectSocket, unary } from '../../src/runtime/grpc.ts';
 import { Command, expectReason, type Served, until, World } from '../faults/world.ts';
-import type { NodeEnvironment } from '../lab.ts';
+import { labEnv, type NodeEnvironment } from '../lab.ts';
 
 const NAME = 't-moves';
 /** It is met on its way, however slow the machine, and does not arrive. */
@@ -87,6 +89,79 @@ test('the metrics of both nodes count one that arrives and one that is rolled ba
   expect(more(0, 'gantry_journal_entries{role="source",state="retained"}')).toBe(1);
   expect(more(0, 'gantry_retained_bytes')).toBeGreaterThan(16 * 1024 * 1024);
   expect(more(1, 'gantry_journal_entries{role="target",state="serving"}')).toBe(1);
+});
+
+interface Span {
+  traceId: string;
+  spanId: string;
+  parentSpanId?: string;
+  name: string;
+  status: { code: number; message?: string };
+}
+
+/** A collector of OpenTelemetry on this machine, for all agents until disposed. */
+async function collector(): Promise<AsyncDisposable & { spans: (Span & { node: string })[] }> {
+  const spans: (Span & { node: string })[] = [];
+  const server = createServer(async (request, response) => {
+    const { resourceSpans } = (await jsonOf(request)) as {
+      resourceSpans: {
+        resource: { attributes: { key: string; value: { stringValue: string } }[] };
+        scopeSpans: { spans: Span[] }[];
+      }[];
+    };
+    for (const { resource, scopeSpans } of resourceSpans) {
+      const node = resource.attributes.find(({ key }) => key === 'host.name')?.value.stringValue ?? '';
+      spans.push(...scopeSpans.flatMap((scope) => scope.spans).map((span) => ({ ...span, node })));
+    }
+    response.end('{}');
+  });
+  const { clientAddress } = await labEnv(NAME);
+  server.listen(0, clientAddress);
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const files = world.nodes.map((node) => world.path(node, '/etc/gantry/agent.json'));
+  const before = await Promise.all(files.map((file) => readFile(file, 'utf8')));
+  const use = async (texts: readonly string[]) => {
+    for (const [index, file] of files.entries()) await writeFile(file, texts[index] ?? '');
+    for (const node of world.nodes) await world.restart(node, 'agent');
+  };
+  await use(
+    before.map((text) => JSON.stringify({ ...JSON.parse(text), otlpEndpoint: `http://${clientAddress}:${port}` })),
+  );
+  return {
+    spans,
+    [Symbol.asyncDispose]: async () => {
+      server.close();
+      server.closeAllConnections();
+      await use(before);
+    },
+  };
+}
+
+test('a collector has the spans of both nodes under one trace, with the reason of what was rolled back', async () => {
+  await using collecting = await collector();
+  const { spans } = collecting;
+  const cancelled = begin(...SLOW);
+  await cancelled.reached('placeholder');
+  cancelled.signal('SIGINT');
+  await cancelled.ended;
+  const { exitCode, stderr } = await begin().ended;
+  expect(exitCode, stderr).toBe(0);
+  const roots = () => spans.filter(({ name }) => name.startsWith('migration'));
+  await until('four sides have told', () => roots().length === 4);
+  const failed = roots().filter(({ status }) => status.code === 2);
+  expect(failed.map(({ node }) => node).sort()).toEqual(['a', 'b']);
+  expect(failed.find(({ node }) => node === 'a')?.status.message).toMatch(/^CANCELLED: /);
+  const [source, target] = roots()
+    .filter(({ status }) => status.code === 1)
+    .sort((one, other) => one.node.localeCompare(other.node));
+  expect(source).toMatchObject({ node: 'a', name: 'migration' });
+  expect(target).toMatchObject({ node: 'b', traceId: source?.traceId, parentSpanId: source?.spanId });
+  const below = (root: Span | undefined) =>
+    spans.filter(({ parentSpanId, name }) => parentSpanId === root?.spanId && !name.startsWith('migration'));
+  expect(below(source).map(({ name }) => name)).toEqual(expect.arrayContaining(['freeze', 'dump', 'commit']));
+  expect(below(target).map(({ name }) => name)).toEqual(expect.arrayContaining(['placeholder', 'restore', 'resume']));
+  expect(new Set(below(target).map(({ traceId }) => traceId))).toEqual(new Set([source?.traceId]));
 });
 
 /** What an agent says of one, without the start of a program. */
@@ -194,7 +269,7 @@ describe('a migration that runs', () => {
   });
 
   test('waits for its turn when there are too many', async () => {
-    const others = await Promise.all([world.serveRedis({ mebibytes: 8 }), world.serveRedis({ mebibytes: 8 })]);
+    const others = await Promise.all([world.serveRedis({ mebibytes: 24 }), world.serveRedis({ mebibytes: 24 })]);
     const moves = others.map(({ pod }) => world.begin(world.a, 'migrate', pod.container, '--to', 'b', ...SLOW));
     for (const move of moves) await move.reached('connect');
     expectReason(await begin('--wait', '0').ended, 'BUSY', 'node a moves 2 pods already');
