@@ -53,6 +53,17 @@ export interface Outcome extends CounterReport {
   digestAfter: string;
 }
 
+/** What a client of the CRI is told of a sandbox's addresses. @param socket the relay's, or the runtime's own */
+export async function toldAddresses(socket: string, podSandboxId: string): Promise<string[]> {
+  const client = connectSocket(socket);
+  try {
+    const { status } = await unary(client, Runtime.podSandboxStatus, { podSandboxId, verbose: false }, { timeoutMs: 10_000 });
+    return [status?.network?.ip ?? '', ...(status?.network?.additionalIps ?? []).map(({ ip }) => ip)];
+  } finally {
+    client.close();
+  }
+}
+
 export class RedisScenario {
   readonly lab: LabEnvironment;
   readonly pod: Pod;

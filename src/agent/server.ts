@@ -30,6 +30,7 @@ import { rollBackMigration } from '../migrate/revert.ts';
 import { migrate } from '../migrate/source.ts';
 import { Identities, providerOf } from '../network/identity/identities.ts';
 import { keepIdentities } from '../network/identity/keep.ts';
+import { MovedAddresses } from '../network/moved.ts';
 import { Cri } from '../runtime/cri.ts';
 import { keepReconciled } from '../surgery/reconcile.ts';
 import { Slots } from '../surgery/slots.ts';
@@ -64,6 +65,7 @@ export async function serveAgent(config: AgentConfig, log: Log, signal: AbortSig
     journal,
     migrations: await Migrations.open(config, journal, log),
     identities: await Identities.open(join(config.stateDir, 'identities'), providerOf(config, log), log),
+    moved: new MovedAddresses(config.stateDir),
     log,
     busy: new Set(),
     reconciling: new Map(),

@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import type { FileHandle } from 'node:fs/promises';
 import type { Transform } from 'node:stream';
 import { constants, crc32, createGzip, createZstdCompress } from 'node:zlib';
@@ -166,8 +165,11 @@ class Segment {
   }
 
   async write(bytes: Uint8Array): Promise<void> {
-    // The compressor may hold on to it, and the caller use it again.
-    if (!this.#stream.write(Buffer.from(bytes))) await Promise.race([once(this.#stream, 'drain'), this.#copied]);
+    // Until it holds on to none of it: the caller uses it again, and a copy would be collected late.
+    const { promise, resolve } = Promise.withResolvers<void>();
+    // An error is told by the reading end, which knows why.
+    this.#stream.write(bytes, (error) => error ?? resolve());
+    await Promise.race([promise, this.#copied]);
   }
 
   async end(): Promise<void> {

@@ -43,6 +43,8 @@ export interface Destination extends AsyncDisposable {
   /** After the dump. @param isWhole false: it has failed. Errors: those of writing what came of it */
   dumped(isWhole: boolean): Promise<void>;
   add(name: string, content: Content): Promise<void>;
+  /** What CRIU has written into {@link work}, if it has. */
+  take(name: string): Promise<void>;
   /** After everything was added. */
   finish(manifest: Omit<Manifest, 'members'>): Promise<void>;
 }
@@ -79,7 +81,6 @@ export class FolderDestination implements Destination {
   }
 
   async add(name: string, content: Content): Promise<void> {
-    if (name === STATISTICS || name === DUMP_LOG) return; // CRIU has put them there
     const hash = createHash('sha256');
     let size = 0;
     await makePrivateFolder(dirname(join(this.work, name)));
@@ -91,6 +92,11 @@ export class FolderDestination implements Destination {
     }
     await file.sync();
     this.#sums.set(name, { size, sha256: hash.digest('hex') });
+  }
+
+  /** It is there already. */
+  take(): Promise<void> {
+    return Promise.resolve();
   }
 
   finish(manifest: Omit<Manifest, 'members'>): Promise<void> {
@@ -358,6 +364,11 @@ export class ArchiveDestination implements Destination {
     else if (this.#output.canReserve && this.#writer instanceof ArchiveWriter)
       await this.#writer.addStream(name, content);
     else await this.#addBySize(name, content);
+  }
+
+  async take(name: string): Promise<void> {
+    const file = join(this.work, name);
+    if (await exists(file)) await this.#writer.take(name, file);
   }
 
   finish(manifest: Omit<Manifest, 'members'>): Promise<void> {

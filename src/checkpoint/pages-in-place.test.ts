@@ -1,7 +1,20 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { appendFile, mkdir, mkdtemp, open, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import {
+  appendFile,
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  rm,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Sum } from '../archive/writer.ts';
 import { encodeImage } from '../criu/encode.ts';
@@ -19,6 +32,15 @@ const MEMBERS = {
 const LEFT = new Map([['checkpoint/pages-1.img', { at: AT, size: PAGES.length }]]);
 const NOW = Promise.resolve();
 const PRESENT = 4;
+
+/** In a thread whose memory is limited. */
+const PREPARE = `
+  const { workerData: { script, archive, folder, at, size } } = require('node:worker_threads');
+  import(script).then(async ({ PagesInPlace }) => {
+    const left = new Map([['checkpoint/pages-1.img', { at, size }]]);
+    const pages = await PagesInPlace.prepare(archive, folder, left, undefined, Promise.resolve());
+    await pages[Symbol.asyncDispose]();
+  });`;
 
 let folder: string;
 let images: string;
@@ -72,6 +94,28 @@ describe('pages that CRIU can read where they are', () => {
     ]);
     expect(await readlink(join(before, 'pages-1.img'))).toBe('../../a.tar');
     await Promise.all([pages.near, pages.verified]);
+  });
+
+  test('are in more runs than anybody wants to hold', async () => {
+    const runs = 200_000;
+    const entries = Array.from({ length: runs }, (_, index) => ({
+      vaddr: BigInt((16 + 2 * index) * PAGE),
+      compat_nr_pages: 1,
+      flags: PRESENT,
+    }));
+    await writeFile(join(images, 'pagemap-7.img'), encodeImage('PAGEMAP', entries, { head: { pages_id: 1 } }));
+    await truncate(archive, AT + runs * PAGE);
+    // All of the runs as objects have over 50 MiB.
+    const worker = new Worker(PREPARE, {
+      eval: true,
+      workerData: { script: import.meta.resolve('./pages-in-place.ts'), archive, folder, at: AT, size: runs * PAGE },
+      resourceLimits: { maxOldGenerationSizeMb: 36 },
+    });
+    expect(await Promise.race([once(worker, 'exit'), once(worker, 'error')])).toEqual([0]);
+    const last = BigInt((16 + 2 * (runs - 1)) * PAGE);
+    expect((await mapIn(images))?.runs.at(-1)).toMatchObject({ start: last, where: 'parent' });
+    const before = await ImageSet.open(folderSource(join(images, 'parent')));
+    expect((await before.entries('PAGEMAP', '7')).at(-1)).toMatchObject({ vaddr: last, flags: PRESENT });
   });
 
   test('are not what the manifest says', async () => {

@@ -1,14 +1,14 @@
 import { createHash } from 'node:crypto';
-import { type FileHandle, mkdir, open, readdir, realpath, rm, symlink, writeFile } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, realpath, rename, symlink, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { bad, IMAGES, type Manifest } from '../archive/layout.ts';
 import type { Place } from '../archive/reader.ts';
 import { PAGE } from '../archive/tar.ts';
-import { encodeImage } from '../criu/encode.ts';
+import { encodedImage } from '../criu/encode.ts';
 import { ImageSet } from '../criu/image-set.ts';
-import type { EntryOf } from '../criu/kinds.ts';
-import { min, PARENT, type PageMap, PRESENT, readPageMap } from '../criu/page-map.ts';
+import { bytesOf, min, openPageMap, PARENT, type PageRun, PRESENT } from '../criu/page-map.ts';
 import { folderSource } from '../criu/source.ts';
+import type { PagemapEntry } from '../gen/criu.ts';
 import { checkSpace } from './images.ts';
 
 /** A restore begins when no more than this is left to be read: it does not wait long at its gate then. */
@@ -55,12 +55,13 @@ export class PagesInPlace implements AsyncDisposable {
     const pages = new PagesInPlace(path, await open(path, 'r'));
     try {
       const images = join(folder, IMAGES);
-      const maps = await pageMapsIn(images);
+      const set = await ImageSet.open(folderSource(images));
+      const maps = await pageMapsIn(set);
       const inPlace: [name: string, place: Place][] = [];
       for (const [name, place] of left) {
-        const own = maps.filter(({ map }) => `${IMAGES}/${map.pages}` === name);
+        const own = maps.filter((map) => `${IMAGES}/${map.pages}` === name);
         if (own.length === 1 && own[0] !== undefined && canStay(own[0], place)) {
-          await putInPlace(images, own[0], await realpath(path), place);
+          await putInPlace(set, images, own[0], await realpath(path), place);
           inPlace.push([name, place]);
         } else {
           await checkSpace(images, place.size);
@@ -146,59 +147,87 @@ export class PagesInPlace implements AsyncDisposable {
   }
 }
 
+/** What counts of a page map: of its runs, which may be many, none is held. */
 interface OwnMap {
   /** Of its process; undefined for memory that processes share. */
   readonly pid: string | undefined;
-  readonly map: PageMap;
+  /** The file with the bytes. */
+  readonly pages: string;
+  /** In that file. */
+  readonly bytes: number;
+  /** Address of the first page. */
+  readonly start: bigint | undefined;
+  readonly isAllHere: boolean;
 }
 
-async function pageMapsIn(images: string): Promise<OwnMap[]> {
-  const set = await ImageSet.open(folderSource(images));
+async function pageMapsIn(set: ImageSet): Promise<OwnMap[]> {
   const maps: OwnMap[] = [];
-  for (const name of await readdir(images)) {
-    const [, shared, id = ''] = /^pagemap-(shmem-)?([0-9]+)\.img$/.exec(name) ?? [];
-    if (id === '') continue;
-    const map = await readPageMap(set, shared === undefined ? 'PAGEMAP' : 'SHMEM_PAGEMAP', id, PAGE);
-    if (map !== undefined) maps.push({ pid: shared === undefined ? id : undefined, map });
+  for (const kind of ['PAGEMAP', 'SHMEM_PAGEMAP'] as const) {
+    for (const id of set.idsOf(kind)) {
+      const map = await openPageMap(set, kind, id, PAGE);
+      if (map !== undefined)
+        maps.push({ pid: kind === 'PAGEMAP' ? id : undefined, pages: map.pages, ...sumOf(map.runs) });
+    }
   }
   return maps;
 }
 
-function canStay({ pid, map }: OwnMap, { size }: Place): boolean {
-  const [first] = map.runs;
-  const isAllHere = map.bytes === size && map.runs.every(({ where }) => where === 'present');
-  return pid !== undefined && isAllHere && first !== undefined && first.start >= BigInt(PAGE);
+function sumOf(runs: Iterable<PageRun>): Pick<OwnMap, 'bytes' | 'start' | 'isAllHere'> {
+  let bytes = 0;
+  let start: bigint | undefined;
+  let isAllHere = true;
+  for (const run of runs) {
+    start ??= run.start;
+    if (run.where === 'present') bytes += bytesOf(run);
+    else isAllHere = false;
+  }
+  return { bytes, start, isAllHere };
 }
 
-async function putInPlace(images: string, { pid, map }: OwnMap, archive: string, { at }: Place): Promise<void> {
+function canStay({ pid, bytes, start, isAllHere }: OwnMap, { size }: Place): boolean {
+  return pid !== undefined && isAllHere && bytes === size && start !== undefined && start >= BigInt(PAGE);
+}
+
+async function putInPlace(set: ImageSet, images: string, map: OwnMap, archive: string, { at }: Place): Promise<void> {
+  const { pid = '', pages, start = 0n } = map;
   const folder = join(images, BEFORE);
+  const name = `pagemap-${pid}.img`;
   await mkdir(folder, { recursive: true, mode: 0o700 });
-  const passedOver = emptyRuns(BigInt(at / PAGE), (map.runs[0]?.start ?? 0n) / BigInt(PAGE));
-  await writePageMap(join(folder, `pagemap-${pid}.img`), map, PRESENT, passedOver);
-  await rm(join(images, `pagemap-${pid}.img`));
-  await writePageMap(join(images, `pagemap-${pid}.img`), map, PARENT);
-  await writeFile(join(images, map.pages), '', { flag: 'wx', mode: 0o600 });
+  const write = async (path: string, flags: number, first: Iterable<PagemapEntry>) => {
+    const runs = (await openPageMap(set, 'PAGEMAP', pid, PAGE))?.runs ?? [];
+    await writePageMap(path, pages, entriesOf(first, runs, flags));
+  };
+  await write(join(folder, name), PRESENT, emptyRuns(BigInt(at / PAGE), start / BigInt(PAGE)));
+  await write(join(images, `${name}.new`), PARENT, []);
+  await rename(join(images, `${name}.new`), join(images, name));
+  await writeFile(join(images, pages), '', { flag: 'wx', mode: 0o600 });
   // Relative, as CRIU follows it when the root folder is the container's already.
-  await symlink(relative(folder, archive), join(folder, map.pages));
+  await symlink(relative(folder, archive), join(folder, pages));
 }
 
 /** At address 0, below all others. @param most how many there are from there to the first one that counts */
-function emptyRuns(pages: bigint, most: bigint): EntryOf<'PAGEMAP'>[] {
-  const runs = [];
+function* emptyRuns(pages: bigint, most: bigint): Generator<PagemapEntry, void> {
   for (let left = pages; left > 0n; ) {
     const some = [left, most, MOST_PAGES].reduce(min);
-    runs.push(runOf(0n, some, PRESENT));
+    yield entryOf(0n, some, PRESENT);
     left -= some;
   }
-  return runs;
 }
 
-function writePageMap(path: string, { pages, runs }: PageMap, flags: number, before: EntryOf<'PAGEMAP'>[] = []) {
-  const entries = runs.map(({ start, end }) => runOf(start, (end - start) / BigInt(PAGE), flags));
-  const head = { pages_id: Number(/[0-9]+/.exec(pages)?.[0]) };
-  return writeFile(path, encodeImage('PAGEMAP', [...before, ...entries], { head }), { flag: 'wx', mode: 0o600 });
+function* entriesOf(
+  first: Iterable<PagemapEntry>,
+  runs: Iterable<PageRun>,
+  flags: number,
+): Generator<PagemapEntry, void> {
+  yield* first;
+  for (const { start, end } of runs) yield entryOf(start, (end - start) / BigInt(PAGE), flags);
 }
 
-function runOf(vaddr: bigint, pages: bigint, flags: number): EntryOf<'PAGEMAP'> {
+function entryOf(vaddr: bigint, pages: bigint, flags: number): PagemapEntry {
   return { vaddr, compat_nr_pages: Number(pages), flags };
+}
+
+function writePageMap(path: string, pages: string, entries: Iterable<PagemapEntry>): Promise<void> {
+  const head = { pages_id: Number(/[0-9]+/.exec(pages)?.[0]) };
+  return writeFile(path, encodedImage('PAGEMAP', entries, { head }), { flag: 'wx', mode: 0o600 });
 }

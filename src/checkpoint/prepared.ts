@@ -96,10 +96,12 @@ export async function sweepPrepared(node: Node): Promise<void> {
   }
 }
 
-/** Until the signal. */
+/** That, and the addresses of sandboxes that are gone, until the signal. */
 export async function keepSwept(node: Node, signal: AbortSignal): Promise<void> {
+  const sandboxes = async () => new Set((await node.cri.listSandboxes(signal)).map(({ id }) => id));
+  const sweep = () => Promise.all([sweepPrepared(node), node.moved.sweep(sandboxes)]);
   while (!signal.aborted) {
-    await sweepPrepared(node).catch((error: unknown) => node.log.warn('sweep-failed', { reason: messageOf(error) }));
+    await sweep().catch((error: unknown) => node.log.warn('sweep-failed', { reason: messageOf(error) }));
     await sleep(INTERVAL_MS, undefined, { signal }).catch(() => undefined);
   }
 }

@@ -111,6 +111,7 @@ async function restoreInto(
       const detail = await node.cri.describeSandbox(id);
       if (original !== undefined) {
         await shut(networkOf(detail.pid));
+        await node.moved.write(id, original.addresses);
         await replaceAddresses(networkOf(detail.pid), original.addresses);
       }
       return detail;

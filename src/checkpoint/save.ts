@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { readdir, readFile, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readdir, stat } from 'node:fs/promises';
 import type { Node } from '../agent/node.ts';
 import {
   CONFIG,
@@ -62,13 +61,12 @@ export async function saveFiles(
   destination: Destination,
   signal: AbortSignal,
 ): Promise<void> {
-  const { work } = destination;
   await destination.add(LAYER, packLayer(layer, signal));
   await addVolumes(container.config, destination, savedVolumes, signal);
   if (hasShm) await addShm(container, destination, signal);
   await addMetadata(node, container, destination);
-  await addIfThere(destination, STATISTICS, join(work, STATISTICS));
-  await addIfThere(destination, DUMP_LOG, join(work, DUMP_LOG));
+  await destination.take(STATISTICS);
+  await destination.take(DUMP_LOG);
   await destination.finish(await manifestOf(node, container, { ...dumped, imageId }));
 }
 
@@ -139,8 +137,4 @@ async function addMetadata(node: Node, container: ContainerDetail, destination: 
   if (status.logPath === '' || !(await exists(status.logPath))) return;
   const { size } = await stat(status.logPath);
   if (size > 0) await destination.add(LOG, createReadStream(status.logPath, { end: size - 1 }));
-}
-
-async function addIfThere(destination: Destination, name: string, file: string): Promise<void> {
-  if (await exists(file)) await destination.add(name, await readFile(file));
 }

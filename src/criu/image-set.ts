@@ -1,5 +1,5 @@
 import { badImage } from './cursor.ts';
-import { decodeImage, type Image } from './image.ts';
+import { decodeImage, type Image, openImage } from './image.ts';
 import { type EntryOf, fileOf, type Kind, kindOf } from './kinds.ts';
 import type { ImageSource } from './source.ts';
 
@@ -36,6 +36,13 @@ export class ImageSet {
     if (!this.has(kind, id)) return undefined;
     const file = fileOf(kind, id);
     return decodeImage(file, await this.source.read(file), kind);
+  }
+
+  /** The same, whose entries are decoded one by one. */
+  async open<K extends Kind>(kind: K, id: number | bigint | string) {
+    if (!this.has(kind, id)) return undefined;
+    const file = fileOf(kind, id);
+    return openImage(file, await this.source.read(file), kind);
   }
 
   /** None when the checkpoint does not have the image. */

@@ -30,23 +30,51 @@ export function decodeImage<K extends Kind>(file: string, bytes: Buffer, kind: K
 export function decodeImage(file: string, bytes: Buffer, kind = kindOf(file)?.kind): Image {
   if (kind === undefined) throw badImage(file, 'no image of messages that is known has this name');
   const cursor = new Cursor(file, bytes);
-  checkMagic(cursor, kind);
-  const { message, head: headMessage, one } = describe(kind);
-  const head = headMessage && decodeEntry(cursor, headMessage);
-  if (kind === 'GHOST_FILE' && !(head as Messages['ghost_file_entry']).chunks) {
-    const extraBytes = [cursor.left];
-    return { kind, head: head as HeadOf<Kind>, entries: [], extraBytes };
-  }
+  const head = headAt(cursor, kind);
+  if (kind === 'GHOST_FILE' && !(head as unknown as Messages['ghost_file_entry']).chunks)
+    return { kind, head, entries: [], extraBytes: [cursor.left] };
   const entries: EntryOf<Kind>[] = [];
   const extraBytes: number[] = [];
-  while (cursor.left > 0) {
-    if (one && entries.length > 0) throw cursor.bad(`there is a second entry, an image of ${kind} has one`);
-    const entry = decodeEntry(cursor, message) as EntryOf<Kind>;
+  for (const [entry, extra] of entriesAt(cursor, kind, head)) {
     entries.push(entry);
-    extraBytes.push(skipExtra(kind, cursor, entry, head as HeadOf<Kind>));
+    extraBytes.push(extra);
   }
-  if (one && entries.length === 0) throw cursor.bad(`there is no entry, an image of ${kind} has one`);
-  return { kind, head: head as HeadOf<Kind>, entries, extraBytes };
+  return { kind, head, entries, extraBytes };
+}
+
+/**
+ * The same, for an image that may have more entries than anybody wants to hold: each is decoded when it is asked for, once.
+ * Errors: as for {@link decodeImage}, the entries' while they are asked for.
+ */
+export function openImage<K extends Kind>(
+  file: string,
+  bytes: Buffer,
+  kind: K,
+): Pick<Image<K>, 'head'> & { readonly entries: Iterable<EntryOf<K>> } {
+  const cursor = new Cursor(file, bytes);
+  const head = headAt(cursor, kind);
+  return { head, entries: entriesAt(cursor, kind, head).map(([entry]) => entry) };
+}
+
+function headAt<K extends Kind>(cursor: Cursor, kind: K): HeadOf<K> {
+  checkMagic(cursor, kind);
+  const { head } = describe(kind);
+  return (head && decodeEntry(cursor, head)) as HeadOf<K>;
+}
+
+function* entriesAt<K extends Kind>(
+  cursor: Cursor,
+  kind: K,
+  head: HeadOf<K>,
+): Generator<[entry: EntryOf<K>, extraBytes: number], void> {
+  const { message, one } = describe(kind);
+  let count = 0;
+  for (; cursor.left > 0; count++) {
+    if (one && count > 0) throw cursor.bad(`there is a second entry, an image of ${kind} has one`);
+    const entry = decodeEntry(cursor, message) as EntryOf<K>;
+    yield [entry, skipExtra(kind, cursor, entry, head)];
+  }
+  if (one && count === 0) throw cursor.bad(`there is no entry, an image of ${kind} has one`);
 }
 
 /** Images of version 1.0, and every inventory, have only the magic number of their kind. */

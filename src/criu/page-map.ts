@@ -110,21 +110,40 @@ async function readOwnPageMap(
   id: number | bigint | string,
   pageSize: number,
 ): Promise<PageMap | undefined> {
-  const image = await images.read(kind, id);
+  const open = await openPageMap(images, kind, id, pageSize);
+  if (open === undefined) return undefined;
+  const runs = [...open.runs];
+  const last = runs.findLast(({ where }) => where === 'present');
+  return { pages: open.pages, pageSize, runs, bytes: last === undefined ? 0 : last.offset + bytesOf(last) };
+}
+
+/** What one dump alone says, run by run, for who wants to hold none of them: fragmented memory has many. */
+export async function openPageMap(
+  images: ImageSet,
+  kind: PageMapKind,
+  id: number | bigint | string,
+  pageSize: number,
+): Promise<(Pick<PageMap, 'pages'> & { readonly runs: Iterable<PageRun> }) | undefined> {
+  const image = await images.open(kind, id);
   if (image === undefined) return undefined;
-  const file = fileOf(kind, id);
-  const runs: PageRun[] = [];
+  return { pages: pagesFile(image.head?.pages_id), runs: runsOf(fileOf(kind, id), image.entries, pageSize) };
+}
+
+function* runsOf(file: string, entries: Iterable<PagemapEntry>, pageSize: number): Generator<PageRun, void> {
   let offset = 0;
   let last = 0n;
-  for (const entry of image.entries) {
+  for (const entry of entries) {
     const run = runOf(entry, pageSize, offset);
     if (run.start < last) throw badImage(file, `pages at 0x${run.start.toString(16)} are told twice or out of order`);
     last = run.end;
-    runs.push(run);
-    if (run.where === 'present') offset += Number(run.end - run.start);
+    if (run.where === 'present') offset += bytesOf(run);
     if (!Number.isSafeInteger(offset)) throw badImage(file, 'it tells of more pages than any file holds');
+    yield run;
   }
-  return { pages: pagesFile(image.head?.pages_id), pageSize, runs, bytes: offset };
+}
+
+export function bytesOf({ start, end }: PageRun): number {
+  return Number(end - start);
 }
 
 function runOf(entry: PagemapEntry, pageSize: number, offset: number): PageRun {

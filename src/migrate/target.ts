@@ -160,6 +160,7 @@ export class Incoming {
     const netns = networkOf(detail.pid);
     // Shut before it has the address: the source still answers for it.
     await shut(netns);
+    await this.#node.moved.write(sandbox, addresses);
     await replaceAddresses(netns, addresses);
     const layers: string[] = [];
     let shm: string | undefined;

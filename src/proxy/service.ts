@@ -3,9 +3,11 @@ import { exists } from '../durable.ts';
 import { messageOf } from '../errors.ts';
 import { HealthCheckRequest, HealthService } from '../gen/grpc/health/v1/health.ts';
 import type { Log } from '../log.ts';
+import { MovedAddresses } from '../network/moved.ts';
 import { takePassedSocket } from '../systemd/activation.ts';
 import { notifier } from '../systemd/notify.ts';
 import { feedWatchdog, watchdogIntervalMs } from '../systemd/watchdog.ts';
+import { Addresses } from './addresses.ts';
 import { CallLog } from './call-log.ts';
 import { Checkpoints } from './checkpoints.ts';
 import type { ProxyConfig } from './config.ts';
@@ -53,7 +55,7 @@ export async function runProxy(config: ProxyConfig, log: Log, signal: AbortSigna
     observer: new Recorder(sinks),
     own,
     // The slots first: to the others, containers are the real ones.
-    interceptors: [new Virtual(slots), new Checkpoints(config)],
+    interceptors: [new Virtual(slots), new Checkpoints(config), new Addresses(new MovedAddresses(config.stateDir))],
     signal,
   });
   signal.addEventListener('abort', () => void notify('STOPPING=1', 'STATUS=Finishing calls in flight'));

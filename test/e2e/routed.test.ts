@@ -1,11 +1,17 @@
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import {
+  type ContainerEventResponse,
+  ContainerEventType,
+  RuntimeServiceService as Runtime,
+} from '../../src/gen/cri.ts';
 import { addressesOf } from '../../src/network/address.ts';
 import { Cri } from '../../src/runtime/cri.ts';
+import { connectSocket } from '../../src/runtime/grpc.ts';
 import { LAB, type LabEnvironment, labDown, labExec, labUp, type NodeEnvironment } from '../lab.ts';
 import { type Pod, runPod } from '../pods.ts';
 import { RedisConnection } from '../redis.ts';
-import { execIn, migrate, nodeNamed, RedisScenario } from '../scenario.ts';
+import { execIn, migrate, nodeNamed, RedisScenario, toldAddresses } from '../scenario.ts';
 
 const NAME = 't-routed';
 /** An agent that has died is started again, asks its peer every four seconds, and withdraws after two rounds. */
@@ -50,6 +56,18 @@ describe('a Redis in a subnet of its node, with clients outside', () => {
     expect(await routes()).toEqual(routesWhileAway());
   });
 
+  test('is told of with its addresses by the relay, also after a restart of it, of the agent and of the runtime', async () => {
+    const own = [redis.pod.address, ipv6];
+    expect(await toldAddresses(b.runtimeSocket, redis.sandbox)).toHaveLength(2);
+    expect(await toldAddresses(b.runtimeSocket, redis.sandbox)).not.toEqual(own);
+    expect(await toldAddresses(b.criSocket, redis.sandbox)).toEqual(own);
+    for (const service of ['proxy', 'agent', 'containerd']) {
+      await execa(LAB, ['kill', '--name', NAME, 'b', service]);
+      await vi.waitFor(async () => expect(await toldAddresses(b.criSocket, redis.sandbox)).toEqual(own), SETTLED);
+    }
+    await restartAgents();
+  });
+
   test('is reached by the pods it has left, and reaches them', async () => {
     const ping = (on: NodeEnvironment, container: string, host: string) =>
       execIn(on.runtimeSocket, container, ['redis-cli', '-h', host, '-t', '5', 'ping']);
@@ -69,6 +87,7 @@ describe('a Redis in a subnet of its node, with clients outside', () => {
     await redis.move('a');
     expect(await overIpv6.send('INCR', 'asked')).toBe(4);
     expect(await addresses(a, redis.sandbox)).toEqual([redis.pod.address, ipv6]);
+    expect(await toldAddresses(a.criSocket, redis.sandbox)).toEqual([redis.pod.address, ipv6]);
     expect(await routes()).toEqual([]);
     expect(await inNodes('ip neigh show proxy')).toBe('');
     expect(await redis.finish()).toMatchObject({ lost: 0, repeated: 0, reconnects: 0 });
@@ -86,6 +105,30 @@ describe('a Redis in a subnet of its node, with clients outside', () => {
     expect(warnings).toEqual([expect.stringMatching(named)]);
   });
 
+  test('has its addresses in events', async () => {
+    const { path, requestSerialize, responseDeserialize } = Runtime.getContainerEvents;
+    const client = connectSocket(b.criSocket);
+    const events = client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, {});
+    events.on('error', () => undefined);
+    try {
+      using cri = new Cri(b.runtimeSocket);
+      const [container] = (await cri.listContainers()).filter(({ metadata }) => metadata?.name === 'redis');
+      const stopped = (async () => {
+        for await (const event of events as AsyncIterable<ContainerEventResponse>) {
+          const { containerEventType: type, containerId, podSandboxStatus } = event;
+          if (containerId === container?.id && type === ContainerEventType.CONTAINER_STOPPED_EVENT)
+            return podSandboxStatus?.network;
+        }
+        return undefined;
+      })();
+      await cri.stopContainer(container?.id ?? '', 0);
+      expect(await stopped).toMatchObject({ ip: redis.pod.address, additionalIps: [{ ip: ipv6 }] });
+    } finally {
+      events.cancel();
+      client.close();
+    }
+  });
+
   test('takes its routes with it when it is removed elsewhere', async () => {
     expect(await routes()).toEqual(routesWhileAway());
     using cri = new Cri(b.runtimeSocket);
@@ -93,6 +136,7 @@ describe('a Redis in a subnet of its node, with clients outside', () => {
     await Promise.all(pods.map(({ id }) => cri.removeSandbox(id)));
     await vi.waitFor(async () => expect(await routes()).toEqual([]), SETTLED);
     expect(await inNodes('ip neigh show proxy; ls /var/lib/gantry/identities')).toBe('');
+    await vi.waitFor(async () => expect(await inNodes('ls /var/lib/gantry/moved')).toBe(''), SETTLED);
   });
 
   function routesWhileAway(): string[] {

@@ -1,6 +1,8 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import type { Result } from '../../src/gen/gantry/v1/agent.ts';
 import { RedisConnection } from '../redis.ts';
+import { toldAddresses } from '../scenario.ts';
 import { type Served, until, World } from './world.ts';
 
 /*
@@ -66,10 +68,12 @@ test('what has moved comes back as it was, with its address, and nothing of it i
   expect(await ownerOf(served.pod.address)).toBe(`gantry-${id}`);
   expect((await stat(world.path(world.a, `${RETAINED}/${id}.tar`))).mode & 0o777).toBe(0o600);
 
-  const { exitCode, stderr } = await world.gantry(world.a, 'rollback', id);
+  const { exitCode, stderr, stdout } = await world.gantry(world.a, 'rollback', id);
 
   expect(exitCode, stderr).toBe(0);
   expect(await served.places()).toEqual(['a']);
+  const { sandboxId } = JSON.parse(stdout) as Result;
+  expect(await toldAddresses(world.a.criSocket, sandboxId)).toEqual([served.pod.address]);
   await until('it answers', async () => (await tell(served, 'GET', 'where').catch(() => '')) === 'a');
   await world.expectNothingLeft();
   expect(await retained()).toEqual([]);

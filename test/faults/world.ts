@@ -433,6 +433,9 @@ export class World {
       const isNeeded = running.some(({ podSandboxId }) => podSandboxId === id) || this.known.has(id);
       if (!isNeeded) left.push(`sandbox ${metadata?.name} ${id}`);
     }
+    for (const name of await namesIn(this.path(node, '/var/lib/gantry/moved'))) {
+      if (!sandboxes.some(({ id }) => name.startsWith(id))) left.push(`moved/${name}`);
+    }
     for (const { id, metadata, podSandboxId } of containers) {
       const isNeeded = running.some((each) => each.id === id) || this.known.has(podSandboxId);
       if (!isNeeded) left.push(`container ${metadata?.name} ${id}`);

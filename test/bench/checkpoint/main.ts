@@ -20,6 +20,7 @@ const HELP = `Usage: node test/bench/checkpoint/main.ts [options]   (make bench-
 
   --sizes LIST    of the Redis, in MiB (64,512,2048)
   --rounds N      of each way (5)
+  --compress LIST of the archives: none, gzip, zstd (none)
   --podman        Podman, too: it is installed into the lab's node, which needs the internet and a minute
   --json FILE     the figures (out/bench-checkpoint.json)`;
 
@@ -27,6 +28,7 @@ const { values: options } = parseArgs({
   options: {
     sizes: { type: 'string', default: '64,512,2048' },
     rounds: { type: 'string', default: '5' },
+    compress: { type: 'string', default: 'none' },
     podman: { type: 'boolean', default: false },
     json: { type: 'string', default: 'out/bench-checkpoint.json' },
     help: { type: 'boolean', default: false },
@@ -98,9 +100,12 @@ async function measure(mebibytes: number, podman: Podman | undefined) {
   };
   const raw = figures('runc checkpoint');
   const folder = figures('gantry --output');
-  const archive = figures('gantry --archive');
+  const archives = options.compress.split(',').map((compression) => {
+    const name = compression === 'none' ? '' : `, ${compression}`;
+    const [to, from] = [figures(`gantry --archive${name}`), figures(`gantry restore of an archive${name}`)];
+    return { to, from, how: `--archive ${FOLDER}/a.tar --compress ${compression}` };
+  });
   const containerd = figures('containerd CheckpointContainer');
-  const fromArchive = figures('gantry restore of an archive');
   const fromFolder = figures('gantry restore of a folder');
   const runc = figures('of it runc restore, the folder in memory');
   const byPodman = figures('podman container checkpoint --export');
@@ -127,13 +132,12 @@ async function measure(mebibytes: number, podman: Podman | undefined) {
     await unary(connection, RuntimeServiceService.checkpointContainer, request, { timeoutMs: 300_000 });
     containerd.ms.push(performance.now() - began);
     containerd.bytes = Number((await shell(`du -sb ${FOLDER}`)).split('\t')[0]);
-    for (const [into, how] of [
-      [folder, `--output ${FOLDER}/d`],
-      [archive, `--archive ${FOLDER}/a.tar`],
-    ] as const) {
+    for (const { to: into, from, how } of [
+      { to: folder, from: fromFolder, how: `--output ${FOLDER}/d` },
+      ...archives,
+    ]) {
       const { phases } = JSON.parse(await watched(into, () => timed(into, `${save} ${how}`))) as Result;
       into.frozenMs.push(span(phases, ['freeze', 'dump', 'save files']));
-      const from = into === folder ? fromFolder : fromArchive;
       const again = `gantry restore ${how.split(' ')[1]} --new-sandbox clone -o json 2>/dev/null`;
       const said = await watched(from, () =>
         shell(`a=$(date +%s%N); ${again}; b=$(date +%s%N); echo; echo $(((b - a) / 1000))`),
@@ -151,8 +155,8 @@ async function measure(mebibytes: number, podman: Podman | undefined) {
   const others = podman === undefined ? { dump: [], restore: [] } : { dump: [byPodman], restore: [fromPodman] };
   return {
     mebibytes,
-    dump: [raw, folder, archive, containerd, ...others.dump],
-    restore: [runc, fromFolder, fromArchive, ...others.restore],
+    dump: [raw, folder, ...archives.map(({ to }) => to), containerd, ...others.dump],
+    restore: [runc, fromFolder, ...archives.map(({ from }) => from), ...others.restore],
   };
 }
 
