@@ -57,7 +57,12 @@ export interface Outcome extends CounterReport {
 export async function toldAddresses(socket: string, podSandboxId: string): Promise<string[]> {
   const client = connectSocket(socket);
   try {
-    const { status } = await unary(client, Runtime.podSandboxStatus, { podSandboxId, verbose: false }, { timeoutMs: 10_000 });
+    const { status } = await unary(
+      client,
+      Runtime.podSandboxStatus,
+      { podSandboxId, verbose: false },
+      { timeoutMs: 10_000 },
+    );
     return [status?.network?.ip ?? '', ...(status?.network?.additionalIps ?? []).map(({ ip }) => ip)];
   } finally {
     client.close();
