@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { Stats } from 'node:fs';
 import { type FileHandle, mkdir, open, realpath, rename, symlink, writeFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { bad, IMAGES, type Manifest } from '../archive/layout.ts';
@@ -54,6 +55,7 @@ export class PagesInPlace implements AsyncDisposable {
   ): Promise<PagesInPlace> {
     const pages = new PagesInPlace(path, await open(path, 'r'));
     try {
+      const before = await pages.#file.stat();
       const images = join(folder, IMAGES);
       const set = await ImageSet.open(folderSource(images));
       const maps = await pageMapsIn(set);
@@ -69,7 +71,7 @@ export class PagesInPlace implements AsyncDisposable {
           pages.#compare(name, hash, members);
         }
       }
-      pages.#verified = pages.#verify(inPlace, members, after);
+      pages.#verified = pages.#verify(inPlace, members, before, after);
       pages.#verified.catch(() => undefined);
       return pages;
     } catch (error) {
@@ -97,10 +99,10 @@ export class PagesInPlace implements AsyncDisposable {
   async #verify(
     inPlace: readonly [name: string, place: Place][],
     members: Manifest['members'] | undefined,
+    before: Stats,
     after: Promise<unknown>,
   ): Promise<void> {
     try {
-      const before = await this.#file.stat();
       this.#left = inPlace.reduce((sum, [, { size }]) => sum + size, 0);
       this.#tellNear();
       await after.catch(() => undefined);
