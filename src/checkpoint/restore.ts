@@ -197,8 +197,12 @@ export async function removeRestored(node: Node, entry: RestoreEntry): Promise<v
     const isOurs = metadata?.name === entry.name && metadata.attempt === entry.attempt;
     if (ids.includes(podSandboxId) && isOurs) await removeOccupant(node, id);
   }
-  if (sandboxUid !== undefined) for (const id of ids) await node.cri.removeSandbox(id);
-  else if (entry.isShut === true) await openAgain(node, entry.sandbox);
+  if (sandboxUid !== undefined) {
+    for (const id of ids) {
+      await node.cri.removeSandbox(id);
+      await node.moved.forget(id);
+    }
+  } else if (entry.isShut === true) await openAgain(node, entry.sandbox);
   await node.journal.remove(entry);
 }
 

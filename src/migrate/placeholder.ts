@@ -49,6 +49,7 @@ export async function removePlaceholder(node: Node, { sandboxMetadata, container
   for (const id of await sandboxesOf(node, sandboxMetadata)) {
     await node.cri.removeSandbox(id);
     await endShim(id);
+    await node.moved.forget(id);
   }
 }
 

@@ -25,7 +25,12 @@ export class MovedAddresses {
     await writeDurably(this.#file(sandbox), `${text}\n`);
   }
 
-  /** Forgets sandboxes that are no more. @param list IDs of those that there are; not called when nothing is kept */
+  /** Of a sandbox that is no more. */
+  async forget(sandbox: string): Promise<void> {
+    if (await exists(this.#file(sandbox))) await removeDurably(this.#file(sandbox));
+  }
+
+  /** Forgets sandboxes that are no more, whoever has removed them. @param list IDs of those that there are; not called when nothing is kept */
   async sweep(list: () => Promise<ReadonlySet<string>>): Promise<void> {
     const names = (await exists(this.#folder)) ? await readdir(this.#folder) : [];
     const kept = names.filter((name) => name.endsWith(SUFFIX)).map((name) => name.slice(0, -SUFFIX.length));
