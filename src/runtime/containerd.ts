@@ -47,6 +47,13 @@ export async function removeRuntimeRecord(id: string): Promise<void> {
   await run((await findRuntime(id)) ?? 'crun', ['--root', RUNC_ROOT, 'delete', '--force', id]);
 }
 
+/** Ends what containerd has of a container's processes, past its CRI. Errors: RUNTIME_UNAVAILABLE, also where there is nothing. */
+export async function endTask(socket: string, container: string): Promise<void> {
+  await run('ctr', ['-a', socket, '-n', NAMESPACE, 'tasks', 'delete', '--force', container], {
+    reason: 'RUNTIME_UNAVAILABLE',
+  });
+}
+
 /**
  * Ends the shim of a sandbox that is removed. It ends by itself, but for one that had a start cut off: it waits for ever for a
  * container that containerd has never heard of.
