@@ -207,7 +207,7 @@ export function nodeNamed(lab: LabEnvironment, name: string): NodeEnvironment {
 
 /** Names of the nodes whose runtime (or relay) says that a container of this name is RUNNING; one for each container. */
 export async function runningOn(
-  lab: LabEnvironment,
+  lab: Pick<LabEnvironment, 'nodes'>,
   container: string,
   socket: 'runtimeSocket' | 'criSocket' = 'runtimeSocket',
 ): Promise<string[]> {

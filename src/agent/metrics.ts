@@ -2,14 +2,12 @@ import Counter from 'prom-client/lib/counter.js';
 import Gauge from 'prom-client/lib/gauge.js';
 import Histogram from 'prom-client/lib/histogram.js';
 import Registry from 'prom-client/lib/registry.js';
-import { messageOf } from '../errors.ts';
 import type { Migration } from '../gen/gantry/v1/agent.ts';
 import type { Log } from '../log.ts';
 import type { Journal } from '../migrate/journal.ts';
 import type { Migrations } from '../migrate/migrations.ts';
-import { metricsAddress } from '../proxy/metrics-address.ts';
-import { type MetricsServer, serveMetrics } from '../proxy/metrics-server.ts';
-import { addProcessMetrics } from '../proxy/process-metrics.ts';
+import { type MetricsServer, tryToServe } from '../proxy/metrics-server.ts';
+import { addGauges, addProcessMetrics } from '../proxy/read-metrics.ts';
 import type { AgentConfig } from './config.ts';
 
 /** Seconds: from what a commit takes to what the files of a large pod take. */
@@ -78,37 +76,41 @@ export class AgentMetrics {
         phases.observe({ direction, phase: name }, durationMs / 1000);
       if (state === 'serving' && migration.frozenMs > 0) frozen.observe({ mode }, migration.frozenMs / 1000);
     });
-    const directions = ['out', 'in'] as const;
-    this.#gauge('gantry_migrations_running', 'Migrations under way.', ['direction'], (set) => {
-      for (const direction of directions) set(migrations.running(direction), { direction });
+    const running = new Gauge({
+      name: 'gantry_migrations_running',
+      help: 'Migrations under way.',
+      labelNames: ['direction'],
+      registers,
+      collect: () => {
+        for (const direction of ['out', 'in'] as const) running.set({ direction }, migrations.running(direction));
+      },
     });
-    this.#gauge('gantry_migrations_waiting', 'Migrations that wait for a place on this node.', [], (set) =>
-      set(migrations.out.waiting, {}),
-    );
-    this.#gauge('gantry_migration_places', 'How many may be under way.', ['direction'], (set) => {
-      set(config.maxMigrationsOut, { direction: 'out' });
-      set(config.maxMigrationsIn, { direction: 'in' });
+    const places = new Gauge({
+      name: 'gantry_migration_places',
+      help: 'How many may be under way.',
+      labelNames: ['direction'],
+      registers,
     });
-    this.#gauge('gantry_journal_entries', 'What is not over, by role and state.', ['role', 'state'], (set) => {
-      const counts = new Map<string, number>();
-      for (const role of ['source', 'target', 'restore', 'output'] as const)
-        for (const { state } of journal.pending(role)) {
-          const key = `${role} ${state}`;
-          counts.set(key, (counts.get(key) ?? 0) + 1);
-        }
-      for (const [key, count] of counts) {
-        const [role = '', state = ''] = key.split(' ');
-        set(count, { role, state });
-      }
+    places.set({ direction: 'out' }, config.maxMigrationsOut);
+    places.set({ direction: 'in' }, config.maxMigrationsIn);
+    const entries = new Gauge({
+      name: 'gantry_journal_entries',
+      help: 'What is not over, by role and state.',
+      labelNames: ['role', 'state'],
+      registers,
+      collect: () => {
+        entries.reset();
+        for (const role of ['source', 'target', 'restore', 'output'] as const)
+          for (const { state } of journal.pending(role)) entries.inc({ role, state });
+      },
     });
     const kept = () => journal.pending('source').flatMap(({ retained }) => (retained === undefined ? [] : [retained]));
-    this.#gauge('gantry_retained_bytes', 'Kept states of pods that have moved away.', [], (set) =>
-      set(
-        kept().reduce((total, one) => total + one.bytes, 0),
-        {},
-      ),
-    );
-    this.#gauge('gantry_retained_states', 'How many.', [], (set) => set(kept().length, {}));
+    const keptBytes = () => kept().reduce((total, { bytes: own }) => total + own, 0);
+    addGauges(this.registry, [
+      ['gantry_migrations_waiting', 'Migrations that wait for a place on this node.', () => migrations.out.waiting],
+      ['gantry_retained_bytes', 'Kept states of pods that have moved away.', keptBytes],
+      ['gantry_retained_states', 'How many.', () => kept().length],
+    ]);
     addProcessMetrics(this.registry);
   }
 
@@ -117,40 +119,13 @@ export class AgentMetrics {
     this.#verbs.inc({ verb, outcome });
     this.#verbSeconds.observe({ verb }, elapsedMs / 1000);
   }
-
-  #gauge<Label extends string>(
-    name: string,
-    help: string,
-    labelNames: Label[],
-    collect: (set: (value: number, labels: Record<Label, string> | Record<string, never>) => void) => void,
-  ): void {
-    new Gauge({
-      name,
-      help,
-      labelNames,
-      registers: [this.registry],
-      collect() {
-        this.reset();
-        collect((value, labels) => this.set(labels as Record<Label, string>, value));
-      },
-    });
-  }
 }
 
-/** Serves them where the configuration says so; an agent whose metrics cannot be served does its work all the same. */
+/** Serves them where the configuration says so. */
 export async function metricsOf(
   subject: Subject & { readonly config: AgentConfig },
   log: Log,
 ): Promise<{ metrics: AgentMetrics; server: MetricsServer | undefined }> {
   const metrics = new AgentMetrics(subject);
-  try {
-    const address = metricsAddress(subject.config.metrics);
-    if (address === undefined) throw new Error('it is no address of this machine');
-    const server = await serveMetrics(metrics.registry, address);
-    log.info('metrics', { address: server.address });
-    return { metrics, server };
-  } catch (error) {
-    log.error('metrics-failed', { address: subject.config.metrics, reason: messageOf(error) });
-    return { metrics, server: undefined };
-  }
+  return { metrics, server: await tryToServe(metrics.registry, subject.config.metrics, log) };
 }

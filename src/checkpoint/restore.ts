@@ -8,13 +8,13 @@ import { GantryError } from '../errors.ts';
 import { type ContainerConfig, ContainerState, PodSandboxConfig, PodSandboxState } from '../gen/cri.ts';
 import type { RestoreRequest, Result } from '../gen/gantry/v1/agent.ts';
 import type { RestoreEntry, SourceEntry } from '../migrate/journal.ts';
-import { serve } from '../migrate/placeholder.ts';
+import { removeMade, serve } from '../migrate/placeholder.ts';
 import { untilDone } from '../migrate/retry.ts';
 import { addressesOf, replaceAddresses } from '../network/address.ts';
 import { forgetClosing } from '../network/connections.ts';
 import { open, shut } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
-import type { SandboxDetail } from '../runtime/cri.ts';
+import { pinned, type SandboxDetail } from '../runtime/cri.ts';
 import { checkLines } from '../runtime/criu.ts';
 import { removeOccupant } from '../surgery/occupants.ts';
 import { checkFits, thisHost } from './fits.ts';
@@ -79,7 +79,7 @@ async function restoreInto(
       if (!isCold) await checkFits(images, host);
       await checkImage(node, manifest);
     }
-    if (all.length > 1 && !isCold) await shareOutIpc(all.map(({ images }) => images));
+    if (all.length > 1) await shareOutIpc(all.map(({ images }) => images));
   });
   const entries: RestoreEntry[] = [];
   for (const [index, { manifest }] of all.entries()) {
@@ -174,7 +174,7 @@ async function create(
   const config = sandboxUid === undefined ? own : await withOwnVolumes(node, own, sandboxUid);
   const id = await operation.phase('create', () => node.cri.createContainer(sandbox.id, config, sandbox.config));
   const { snapshotter, snapshotKey, spec } = await node.cri.describe(id);
-  if (saved.manifest.cold !== true) await checkRights(saved.images, spec);
+  await checkRights(saved.images, spec);
   await operation.phase('restore files', async () => {
     const upper = await writableLayer(node.config.runtimeSocket, snapshotter, snapshotKey);
     await saved.unpackLayer(upper, request.allowSetuid);
@@ -197,12 +197,8 @@ export async function removeRestored(node: Node, entry: RestoreEntry): Promise<v
     const isOurs = metadata?.name === entry.name && metadata.attempt === entry.attempt;
     if (ids.includes(podSandboxId) && isOurs) await removeOccupant(node, id);
   }
-  if (sandboxUid !== undefined) {
-    for (const id of ids) {
-      await node.cri.removeSandbox(id);
-      await node.moved.forget(id);
-    }
-  } else if (entry.isShut === true) await openAgain(node, entry.sandbox);
+  if (sandboxUid !== undefined) for (const id of ids) await removeMade(node, id);
+  else if (entry.isShut === true) await openAgain(node, entry.sandbox);
   await node.journal.remove(entry);
 }
 
@@ -285,16 +281,9 @@ async function nextAttempt(node: Node, sandbox: string, name: string): Promise<n
 function configFor({ config, manifest }: Saved, { name, attempt }: RestoreEntry): ContainerConfig {
   const label = 'io.kubernetes.container.name';
   return {
-    ...config,
+    ...pinned(config, manifest.image),
     metadata: { name, attempt, _unknownFields: {} },
     labels: { ...config.labels, ...(label in config.labels && { [label]: name }) },
     logPath: join(dirname(config.logPath) === '.' ? '' : name, `${attempt}.log`),
-    ...(config.image !== undefined && {
-      image: {
-        ...config.image,
-        image: manifest.image.id,
-        userSpecifiedImage: config.image.userSpecifiedImage || manifest.image.name,
-      },
-    }),
   };
 }

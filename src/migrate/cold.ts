@@ -1,32 +1,17 @@
-import { readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Node } from '../agent/node.ts';
 import { networkOf } from '../checkpoint/freeze.ts';
-import { GantryError } from '../errors.ts';
 import { ContainerState, PodSandboxState } from '../gen/cri.ts';
 import { shut } from '../network/shield.ts';
-import { writableLayer } from '../runtime/containerd.ts';
-import type { ContainerDetail } from '../runtime/cri.ts';
+import { type ContainerDetail, pinned } from '../runtime/cri.ts';
+import { AS_THE_POD_SAYS, copyLayer, find, stopOccupant } from '../surgery/occupants.ts';
 import type { SourceEntry } from './journal.ts';
-
-/** What kubelet gives a pod that says nothing (terminationGracePeriodSeconds). */
-const DEFAULT_GRACE_SECONDS = 30;
-/** Of kubelet's, on each container (pkg/kubelet/kuberuntime/labels.go). */
-const GRACE = 'io.kubernetes.pod.terminationGracePeriod';
-
-/** How long the containers have from their stop signal on: as asked for, or as their pod says. */
-export function graceOf(containers: readonly ContainerDetail[], wanted: number | undefined): number {
-  if (wanted !== undefined) return wanted;
-  const told = containers
-    .map(({ config }) => Number(config.annotations[GRACE] ?? Number.NaN))
-    .filter((one) => one >= 0);
-  return told.length === 0 ? DEFAULT_GRACE_SECONDS : Math.max(...told);
-}
 
 /** Writes the journal, and stops the containers together, each with its own signal. Their network is shut once they have ended. */
 export async function stopPod(node: Node, containers: readonly ContainerDetail[], entry: SourceEntry): Promise<void> {
   await node.journal.write(entry);
-  const stopping = containers.map(({ id }) => node.cri.stopContainer(id, entry.graceSeconds ?? DEFAULT_GRACE_SECONDS));
+  const { graceSeconds = AS_THE_POD_SAYS } = entry;
+  const stopping = containers.map((container) => stopOccupant(node, container, graceSeconds));
   const [failed] = (await Promise.allSettled(stopping)).filter((one) => one.status === 'rejected');
   if (failed !== undefined) throw failed.reason;
   await shut(networkOf((containers[0] as ContainerDetail).sandbox.pid));
@@ -36,19 +21,19 @@ export async function stopPod(node: Node, containers: readonly ContainerDetail[]
  * Starts stopped containers again where they were: each as its own next attempt, as kubelet would, but with the files that
  * the one before has written. What still runs is stopped first: it may have had its signal. Idempotent.
  */
-export async function startAgain(node: Node, { containers, graceSeconds }: SourceEntry): Promise<void> {
+export async function startAgain(
+  node: Node,
+  { containers, graceSeconds = AS_THE_POD_SAYS }: SourceEntry,
+): Promise<void> {
   for (const id of containers) {
-    const old = await node.cri.describe(id).catch((error: unknown) => {
-      // The next one has its files, and runs.
-      if (error instanceof GantryError && error.reason === 'NOT_FOUND') return undefined;
-      throw error;
-    });
+    // Once it is gone the next one has its files, and runs.
+    const old = await find(node, id);
     // A reboot has ended the pod: there is nothing to start it in.
-    if (old === undefined || old.sandbox.state !== PodSandboxState.SANDBOX_READY) continue;
-    await node.cri.stopContainer(id, graceSeconds ?? DEFAULT_GRACE_SECONDS);
+    if (old?.sandbox.state !== PodSandboxState.SANDBOX_READY) continue;
+    await stopOccupant(node, old, graceSeconds);
     const next = await nextOf(node, old);
     if (next.state === ContainerState.CONTAINER_CREATED) {
-      await moveLayer(node, old, next);
+      await copyLayer(node, old, next.id);
       await node.cri.startContainer(next.id);
     }
     await node.cri.removeContainer(id);
@@ -57,7 +42,10 @@ export async function startAgain(node: Node, { containers, graceSeconds }: Sourc
 }
 
 /** Finds the next attempt of a container, or makes it. */
-async function nextOf(node: Node, { name, config, imageRef, sandbox }: ContainerDetail): Promise<ContainerDetail> {
+async function nextOf(
+  node: Node,
+  { name, config, image, imageRef, sandbox }: ContainerDetail,
+): Promise<ContainerDetail> {
   const attempt = (config.metadata?.attempt ?? 0) + 1;
   const there = (await node.cri.listContainers()).find(
     ({ podSandboxId, metadata }) =>
@@ -65,23 +53,9 @@ async function nextOf(node: Node, { name, config, imageRef, sandbox }: Container
   );
   if (there !== undefined) return node.cri.describe(there.id);
   const next = {
-    ...config,
+    ...pinned(config, { id: imageRef, name: image }),
     metadata: { name, attempt, _unknownFields: {} },
-    logPath: join(dirname(config.logPath) === '.' ? '' : dirname(config.logPath), `${attempt}.log`),
-    // That very image: the tag may mean another one by now.
-    ...(config.image !== undefined && { image: { ...config.image, image: imageRef } }),
+    logPath: join(dirname(config.logPath), `${attempt}.log`),
   };
   return node.cri.describe(await node.cri.createContainer(sandbox.id, next, sandbox.config));
-}
-
-/** Neither is mounted: one has ended, the other was not started yet. One name after another, so that it can be gone on with. */
-async function moveLayer({ config }: Node, old: ContainerDetail, next: ContainerDetail): Promise<void> {
-  const [from, to] = await Promise.all(
-    [old, next].map(({ snapshotter, snapshotKey }) => writableLayer(config.runtimeSocket, snapshotter, snapshotKey)),
-  );
-  if (from === undefined || to === undefined) return;
-  for (const name of await readdir(from)) {
-    await rm(join(to, name), { recursive: true, force: true });
-    await rename(join(from, name), join(to, name));
-  }
 }

@@ -38,7 +38,7 @@ export interface SourceEntry extends Common {
   sandboxMetadata?: SandboxKey;
   /** Cold: they are stopped, and not frozen; to let them go on is to start them again. */
   mode?: 'cold';
-  /** Cold: how long they have from their stop signal on. */
+  /** Cold: how long they have from their stop signal on; -1: as the pod says. */
   graceSeconds?: number;
   /** The pod's, which go with it. */
   addresses?: Address[];

@@ -37,8 +37,7 @@ export class Migrations {
   readonly #journal: Journal;
   /** By operation: a node has one side only. */
   readonly #running = new Map<string, Running>();
-  readonly #ended: ((migration: Migration) => void)[] = [];
-  readonly #events = new EventEmitter<{ event: [MigrationEvent] }>().setMaxListeners(0);
+  readonly #events = new EventEmitter<{ event: [MigrationEvent]; ended: [Migration] }>().setMaxListeners(0);
 
   private constructor(records: Records, journal: Journal, config: AgentConfig) {
     this.records = records;
@@ -67,7 +66,7 @@ export class Migrations {
       if (record === undefined) return;
       const migration = this.#describe(record);
       this.#tell({ id, migration });
-      for (const tell of this.#ended) tell(migration);
+      this.#events.emit('ended', migration);
     });
     this.#running.set(id, running);
     const written = this.records.begin({ operation: id, side, ...facts });
@@ -78,7 +77,7 @@ export class Migrations {
 
   /** Each time nobody works on one any more. */
   onEnded(tell: (migration: Migration) => void): void {
-    this.#ended.push(tell);
+    this.#events.on('ended', tell);
   }
 
   /** How many are under way. */

@@ -1,4 +1,4 @@
-/** What may have a limit: phases before the commit, and all of them together from the freeze (cold: the stop) on. */
+/** What may have a limit: phases before the commit, and all of them together from the freeze (cold: the end) on. */
 export const LIMITED = [
   ...['connect', 'placeholder', 'sync files', 'dump', 'sync files again', 'send memory', 'restore', 'frozen'],
 ] as const;

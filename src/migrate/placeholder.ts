@@ -5,7 +5,7 @@ import type { PodSandboxConfig } from '../gen/cri.ts';
 import type { Address } from '../network/address.ts';
 import { giveToSandbox } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
-import { endShim, endTask } from '../runtime/containerd.ts';
+import { endShim } from '../runtime/containerd.ts';
 import { removeOccupant } from '../surgery/occupants.ts';
 import type { SandboxKey, TargetEntry } from './journal.ts';
 
@@ -45,18 +45,15 @@ export async function refuseTaken(node: Node, wanted: SandboxKey): Promise<void>
  * runtime has something left, which would keep the shim.
  */
 export async function removePlaceholder(node: Node, { sandboxMetadata, containers }: TargetEntry): Promise<void> {
-  for (const { id } of containers) {
-    await removeOccupant(node, id).catch(async (error: unknown) => {
-      // A start that was cut off at its very end: it runs for containerd, and for its CRI it does not. The caller tries again.
-      await endTask(node.config.runtimeSocket, id).catch(() => undefined);
-      throw error;
-    });
-  }
-  for (const id of await sandboxesOf(node, sandboxMetadata)) {
-    await node.cri.removeSandbox(id);
-    await endShim(id);
-    await node.moved.forget(id);
-  }
+  for (const { id } of containers) await removeOccupant(node, id);
+  for (const id of await sandboxesOf(node, sandboxMetadata)) await removeMade(node, id);
+}
+
+/** Removes a sandbox whose containers are gone already, and what there is of it beside the runtime. Idempotent. */
+export async function removeMade(node: Node, sandbox: string): Promise<void> {
+  await node.cri.removeSandbox(sandbox);
+  await endShim(sandbox);
+  await node.moved.forget(sandbox);
 }
 
 /** Of a sandbox's configuration. */

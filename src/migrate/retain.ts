@@ -18,7 +18,8 @@ function folderOf(node: Node): string {
 
 /**
  * Keeps the state of a pod that has moved: an archive of the images that were sent (none, of one that has moved cold), and of
- * the files of its containers, which are still frozen, or have ended. Repeating it is fine. Never fails: the pod serves elsewhere, and nothing is to hinder the source's end.
+ * the files of its containers, which are still frozen, or have ended. Repeating it is fine. Never fails: the pod serves
+ * elsewhere, and nothing is to hinder the source's end.
  *
  * @returns undefined when nothing is kept, which the log says
  */
@@ -54,11 +55,9 @@ async function write(
   for (const [index, container] of containers.entries()) {
     const saving = await toSave(node, container, { hasShm: index === 0, savedVolumes });
     await pod.add(node, operation, container.name, async (destination) => {
+      const how = mode === 'cold' ? ({ tcp: 'none', cold: true } as const) : ({ tcp: 'established' } as const);
       if (mode !== 'cold') await destination.given(imagesOf(node, operation, index));
-      const dumped =
-        mode === 'cold'
-          ? ({ tcp: 'none', processes: 1, cold: true } as const)
-          : ({ tcp: 'established', processes: processes[index] ?? 1 } as const);
+      const dumped = { ...how, processes: processes[index] ?? 1 };
       await saveFiles(node, saving, dumped, destination, new AbortController().signal);
     });
   }

@@ -2,12 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
 import { FrozenPod, networkOf } from '../checkpoint/freeze.ts';
 import { exists } from '../durable.ts';
-import { GantryError, messageOf } from '../errors.ts';
+import { messageOf } from '../errors.ts';
 import { forgetConnections } from '../network/connections.ts';
 import { keepReserved } from '../network/ipam.ts';
 import { open } from '../network/shield.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { findProcesses } from '../runtime/processes.ts';
+import { find } from '../surgery/occupants.ts';
 import { connectPeer } from '../transfer/peer.ts';
 import { startAgain } from './cold.ts';
 import type { SourceEntry } from './journal.ts';
@@ -117,11 +118,8 @@ export async function forgetBoth(node: Node, entry: SourceEntry): Promise<void> 
 async function describe(node: Node, entry: SourceEntry): Promise<{ containers: ContainerDetail[]; netns: string }> {
   const containers: ContainerDetail[] = [];
   for (const id of entry.containers) {
-    try {
-      containers.push(await node.cri.describe(id));
-    } catch (error) {
-      if (!(error instanceof GantryError && error.reason === 'NOT_FOUND')) throw error;
-    }
+    const found = await find(node, id);
+    if (found !== undefined) containers.push(found);
   }
   const pid = containers[0]?.sandbox.pid ?? 0;
   return { containers, netns: pid > 0 ? networkOf(pid) : '' };

@@ -20,11 +20,12 @@ import { freezerOf, processesOf } from '../runtime/cgroup.ts';
 import { residentBytes, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail, SandboxDetail } from '../runtime/cri.ts';
 import { dump } from '../runtime/criu.ts';
+import { AS_THE_POD_SAYS } from '../surgery/occupants.ts';
 import { Bandwidth } from '../transfer/bandwidth.ts';
 import { connectPeer, type Stream } from '../transfer/peer.ts';
 import { type Session, sourceSession } from '../transfer/session.ts';
 import { type Flow, sendFolder, syncFiles } from '../transfer/streams.ts';
-import { graceOf, stopPod } from './cold.ts';
+import { stopPod } from './cold.ts';
 import type { SourceEntry } from './journal.ts';
 import { type Chosen, chooseMode } from './mode.ts';
 import { LIMITED, LIMITS } from './modes.ts';
@@ -383,14 +384,15 @@ class Outgoing {
   async #restart(entry: SourceEntry, folders: readonly MovingFolder[]): Promise<Pick<Result, 'frozenMs'>> {
     const node = this.#node;
     const operation = this.#operation;
-    const graceSeconds = graceOf(this.#containers, this.#request.graceSeconds);
+    const { graceSeconds = AS_THE_POD_SAYS } = this.#request;
     const stopped: SourceEntry = { ...entry, mode: 'cold', graceSeconds };
     operation.throwIfCancelled();
     const stoppedAt = operation.elapsedMs();
-    using _limit = operation.limit('frozen');
     let committed: SourceEntry;
     try {
       await operation.phase('stop', () => stopPod(node, this.#containers, stopped));
+      // Their grace is theirs.
+      using _limit = operation.limit('frozen');
       await this.#sendFiles('sync files again', folders);
       operation.throwIfCancelled();
       await this.#poise();

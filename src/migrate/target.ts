@@ -23,7 +23,7 @@ import {
 import { type Address, replaceAddresses } from '../network/address.ts';
 import { shut } from '../network/shield.ts';
 import { writableLayer } from '../runtime/containerd.ts';
-import type { SandboxDetail } from '../runtime/cri.ts';
+import { pinned, type SandboxDetail } from '../runtime/cri.ts';
 import type { Stream } from '../transfer/peer.ts';
 import { type Session, targetSession } from '../transfer/session.ts';
 import { receiveFiles, receiveFolder } from '../transfer/streams.ts';
@@ -289,12 +289,6 @@ function folderFor(stream: Stream, { layers, volumes, shm }: Made, folder: Image
   }
 }
 
-/** By the image's ID, as kubelet does: the tag may mean another one here. */
 function configOf({ config, image, imageRef }: OfferedContainer): ContainerConfig {
-  const own = ContainerConfig.decode(config);
-  if (own.image !== undefined) {
-    own.image.image = imageRef;
-    own.image.userSpecifiedImage ||= image;
-  }
-  return own;
+  return pinned(ContainerConfig.decode(config), { id: imageRef, name: image });
 }

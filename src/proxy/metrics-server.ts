@@ -2,7 +2,9 @@ import { once } from 'node:events';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Registry } from 'prom-client';
-import type { MetricsAddress } from './metrics-address.ts';
+import { messageOf } from '../errors.ts';
+import type { Log } from '../log.ts';
+import { type MetricsAddress, metricsAddress } from './metrics-address.ts';
 import { listenOn } from './socket.ts';
 
 // Not by `import`, which reads every export, also those that load all of undici and HTTP/2: 15 MiB.
@@ -34,6 +36,24 @@ export async function serveMetrics(registry: Registry, address: MetricsAddress):
       await closed;
     },
   };
+}
+
+/**
+ * The same where a setting says; undefined, and in the log, when they cannot be served: that is no reason to do less.
+ *
+ * @param setting as {@link metricsAddress} takes it
+ */
+export async function tryToServe(registry: Registry, setting: string, log: Log): Promise<MetricsServer | undefined> {
+  try {
+    const address = metricsAddress(setting);
+    if (address === undefined) throw new Error('it is no address of this machine');
+    const server = await serveMetrics(registry, address);
+    log.info('metrics', { address: server.address });
+    return server;
+  } catch (error) {
+    log.error('metrics-failed', { address: setting, reason: messageOf(error) });
+    return undefined;
+  }
 }
 
 async function listen(server: Server, address: MetricsAddress): Promise<() => Promise<void>> {

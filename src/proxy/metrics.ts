@@ -1,11 +1,10 @@
 import Counter from 'prom-client/lib/counter.js';
-import Gauge from 'prom-client/lib/gauge.js';
 import Registry from 'prom-client/lib/registry.js';
 import { nameOfCode } from '../grpc-status.ts';
 import { Buckets, CountedHistogram } from './histogram.ts';
 import type { MethodName } from './method-names.ts';
 import type { Mode } from './observe.ts';
-import { addProcessMetrics } from './process-metrics.ts';
+import { addGauges, addProcessMetrics, addTotals } from './read-metrics.ts';
 import type { CallRecord, CallSink } from './recorder.ts';
 
 const MODES = ['piped', 'intercepted', 'served', 'refused'] as const satisfies Mode[];
@@ -51,30 +50,14 @@ export class RelayMetrics implements CallSink {
       },
       () => this.#times(),
     );
-    const numbers: [name: string, help: string, value: () => number][] = [
+    addGauges(this.registry, [
       ['gantry_open_streams', 'Calls in flight.', () => this.#open],
       ['gantry_downstream_connections', 'Connections from kubelet and others.', () => this.#connections],
-    ];
-    for (const [name, help, value] of numbers) {
-      new Gauge({
-        name,
-        help,
-        registers,
-        collect() {
-          this.set(value());
-        },
-      });
-    }
+    ]);
     const reconnects = () => Math.max(0, this.#upstreamConnections - 1);
-    new Counter({
-      name: 'gantry_upstream_reconnects_total',
-      help: 'Connections to the runtime after the first.',
-      registers,
-      collect() {
-        this.reset();
-        this.inc(reconnects());
-      },
-    });
+    addTotals(this.registry, [
+      ['gantry_upstream_reconnects_total', 'Connections to the runtime after the first.', reconnects],
+    ]);
     addProcessMetrics(this.registry);
   }
 

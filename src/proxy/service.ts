@@ -1,6 +1,5 @@
 import { join } from 'node:path';
 import { exists } from '../durable.ts';
-import { messageOf } from '../errors.ts';
 import { HealthCheckRequest, HealthService } from '../gen/grpc/health/v1/health.ts';
 import type { Log } from '../log.ts';
 import { MovedAddresses } from '../network/moved.ts';
@@ -12,7 +11,6 @@ import { CallLog } from './call-log.ts';
 import { Checkpoints } from './checkpoints.ts';
 import type { ProxyConfig } from './config.ts';
 import { healthMethods, RELAY_SERVICE } from './health.ts';
-import { metricsAddress } from './metrics-address.ts';
 import type { MetricsServer } from './metrics-server.ts';
 import type { OwnMethods } from './own.ts';
 import { probe, runtimeProbe } from './probe.ts';
@@ -81,20 +79,10 @@ async function relayAnswers(relay: Relay, timeoutMs: number): Promise<boolean> {
 
 /** Metrics that cannot be served are no reason to leave kubelet without a runtime. */
 async function metricsOf(config: ProxyConfig, sinks: CallSink[], log: Log): Promise<MetricsServer | undefined> {
-  const address = metricsAddress(config.metrics);
-  if (address === undefined) return undefined;
-  const [{ RelayMetrics }, { serveMetrics }] = await Promise.all([
-    import('./metrics.ts'),
-    import('./metrics-server.ts'),
-  ]);
+  if (config.metrics === '') return undefined;
+  const [{ RelayMetrics }, { tryToServe }] = await Promise.all([import('./metrics.ts'), import('./metrics-server.ts')]);
   const metrics = new RelayMetrics();
-  try {
-    const server = await serveMetrics(metrics.registry, address);
-    sinks.push(metrics);
-    log.info('metrics', { address: server.address });
-    return server;
-  } catch (error) {
-    log.error('metrics-failed', { address: config.metrics, reason: messageOf(error) });
-    return undefined;
-  }
+  const server = await tryToServe(metrics.registry, config.metrics, log);
+  if (server !== undefined) sinks.push(metrics);
+  return server;
 }

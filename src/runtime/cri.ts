@@ -236,6 +236,16 @@ function withoutSlot(config: ContainerConfig): ContainerConfig {
   return { ...config, labels };
 }
 
+/** A configuration that names its image by the ID, as kubelet's do: the tag may mean another one by now, or elsewhere. */
+export function pinned(
+  config: ContainerConfig,
+  { id, name }: { readonly id: string; readonly name: string },
+): ContainerConfig {
+  const { image } = config;
+  if (image === undefined) return config;
+  return { ...config, image: { ...image, image: id, userSpecifiedImage: image.userSpecifiedImage || name } };
+}
+
 /** Chooses by ID, unambiguous ID prefix or (running ones first) name. Errors: NOT_FOUND, IS_SANDBOX. */
 export function chooseContainer(
   wanted: string,

@@ -5,7 +5,7 @@ import { type ContainerConfig, ContainerState } from '../gen/cri.ts';
 import type { Slot } from '../gen/gantry/v1/slots.ts';
 import { SLOT_LABEL } from '../proxy/slots/label.ts';
 import { freeze, isFrozen, ownFreezer, removeEmptyGroups, thaw } from '../runtime/cgroup.ts';
-import { removeRuntimeRecord, writableLayer } from '../runtime/containerd.ts';
+import { endTask, removeRuntimeRecord, writableLayer } from '../runtime/containerd.ts';
 import type { ContainerDetail } from '../runtime/cri.ts';
 import { run } from '../runtime/program.ts';
 
@@ -77,7 +77,10 @@ export async function comeBack(node: Node, container: ContainerDetail): Promise<
     .catch((error: unknown) => node.log.warn('log-not-reopened', { container: container.id, why: messageOf(error) }));
 }
 
-/** Stops a container. One that is frozen is thawed for its end. Idempotent. @param graceSeconds -1: as the pod says */
+/** Of {@link stopOccupant}. */
+export const AS_THE_POD_SAYS = -1;
+
+/** Stops a container. One that is frozen is thawed for its end. Idempotent. @param graceSeconds of the signal, or {@link AS_THE_POD_SAYS} */
 export async function stopOccupant(node: Node, container: ContainerDetail, graceSeconds: number): Promise<void> {
   await thawOccupant(container);
   await node.cri.stopContainer(container.id, graceSeconds >= 0 ? graceSeconds : graceOf(container.config));
@@ -92,9 +95,18 @@ function graceOf({ annotations }: ContainerConfig): number {
 export async function removeOccupant(node: Node, id: string): Promise<void> {
   const container = await find(node, id);
   if (container?.state === ContainerState.CONTAINER_RUNNING) await stopOccupant(node, container, 0);
-  if (container !== undefined) await node.cri.removeContainer(id);
+  if (container !== undefined) await removeWithTask(node, id);
   await removeRuntimeRecord(id);
   await removeEmptyGroups(container?.spec.linux?.cgroupsPath ?? '');
+}
+
+/** Where a start was cut off at its very end, it runs for containerd, and for its CRI, which refuses to remove it then, it does not. */
+async function removeWithTask(node: Node, id: string): Promise<void> {
+  await node.cri.removeContainer(id).catch(async (error: unknown) => {
+    // Without one it was something else.
+    await endTask(node.config.runtimeSocket, id).catch(() => Promise.reject(error));
+    await node.cri.removeContainer(id);
+  });
 }
 
 /** Errors: SWAP_FAILED, when it does not stay up for so long; the signal's reason. */

@@ -1,8 +1,10 @@
-import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { ContainerState } from '../../src/gen/cri.ts';
+
+import { ContainerConfig, ContainerState, PodSandboxConfig } from '../../src/gen/cri.ts';
 import { Cri } from '../../src/runtime/cri.ts';
+import { runningOn } from '../scenario.ts';
 
 import { expectReason, until, World } from './world.ts';
 
@@ -71,18 +73,7 @@ async function expectDiary(...lines: string[]): Promise<void> {
   expect(await diary('data/diary')).toEqual(lines);
 }
 
-async function places(): Promise<string[]> {
-  const found = await Promise.all(
-    world.nodes.map(async (node) => {
-      using cri = new Cri(node.runtimeSocket);
-      const running = (await cri.listContainers()).filter(
-        ({ metadata, state }) => metadata?.name === NAME && state === ContainerState.CONTAINER_RUNNING,
-      );
-      return running.map(() => node.name);
-    }),
-  );
-  return found.flat();
-}
+const places = () => runningOn(world, NAME);
 
 const migrate = (...options: string[]) => world.gantry(world.a, 'migrate', NAME, '--to', 'b', ...options);
 
@@ -203,6 +194,39 @@ test.each([
   await world.restart(name === 'a' ? world.a : world.b, 'agent');
   await command.ended;
   await expectOneCopy();
+});
+
+/*
+ * What the death of an agent can leave of a start that was under way: containerd gives it up at its end, and its CRI then says
+ * CREATED of what runs, and refuses to remove it.
+ */
+test('a placeholder whose container runs without its CRI knowing is removed by the next agent', async () => {
+  using cri = new Cri(world.b.runtimeSocket);
+  const sandboxMetadata = { name: NAME, namespace: 'default', uid: 'c01d', attempt: 0 };
+  const sandboxConfig = PodSandboxConfig.fromPartial({ metadata: sandboxMetadata, logDirectory: '/var/log/pods/c01d' });
+  const sandbox = await cri.runSandbox(sandboxConfig, '');
+  const config = ContainerConfig.fromPartial({
+    metadata: { name: NAME, attempt: 0 },
+    image: { image: world.images.busybox },
+    command: ['sleep', '1000'],
+    logPath: 'log',
+  });
+  const id = await cri.createContainer(sandbox, config, sandboxConfig);
+  await world.exec(world.b, 'ctr', '-n', 'k8s.io', 'tasks', 'start', '--detach', '--null-io', id);
+  expect((await cri.describe(id)).state).toBe(ContainerState.CONTAINER_CREATED);
+  await expect(cri.removeContainer(id)).rejects.toThrow('cannot delete');
+
+  const operation = '00000000c01dc01d';
+  const entry = { version: 1, role: 'target', state: 'preparing', operation, peer: 'a', sandboxMetadata, sandbox };
+  const containers = [{ id, processes: 0, stopped: [] }];
+  {
+    await using _without = await world.without(world.b, 'agent');
+    const file = world.path(world.b, `/var/lib/gantry/migrations/${operation}.target.json`);
+    await writeFile(file, JSON.stringify({ ...entry, containers }));
+  }
+
+  expect((await cri.listContainers()).map((one) => one.id)).not.toContain(id);
+  await world.expectNothingLeft();
 });
 
 /** It has started once more, or not at all when it was never stopped, and nothing of it is left elsewhere. */

@@ -22,6 +22,7 @@ import { entriesUnderWay } from '../e2e/leftovers.ts';
 import { type LabEnvironment, labDown, labExec, labUp, type NodeEnvironment, type Service } from '../lab.ts';
 import { type Pod, runPod } from '../pods.ts';
 import { Counter, fill, RedisConnection } from '../redis.ts';
+import { runningOn } from '../scenario.ts';
 
 const GANTRY = join(import.meta.dirname, '../../bin/gantry');
 /** Nothing that a test waits for takes longer, unless it says so. */
@@ -107,19 +108,8 @@ export class Served {
   }
 
   /** Where the CRI says that it runs. */
-  async places(): Promise<string[]> {
-    const found = await Promise.all(
-      this.#world.nodes.map(async (node) => {
-        using cri = new Cri(node.runtimeSocket);
-        const containers = await cri.listContainers();
-        return containers
-          .filter(
-            ({ metadata, state }) => metadata?.name === this.pod.name && state === ContainerState.CONTAINER_RUNNING,
-          )
-          .map(() => node.name);
-      }),
-    );
-    return found.flat();
+  places(): Promise<string[]> {
+    return runningOn(this.#world, this.pod.name);
   }
 
   /** Waits until requests that are sent from now on are answered. */
