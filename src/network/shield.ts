@@ -14,7 +14,8 @@ const DELETE = TABLES.map((table) => `${table}\ndelete ${table}\n`).join('');
  *
  * What TCP sends is dropped once more before it reaches the device: a drop there is a congested queue to TCP (net_xmit
  * codes), which then probes every half second instead of ever more slowly (tcp_send_probe0), and after 15 probes, less
- * than eight seconds, it ends the connection.
+ * than eight seconds, it ends the connection. Only TCP: whoever sends a datagram that is dropped there gets EPERM, and may end;
+ * at the device it is lost without a word.
  */
 export async function shut(netns: string, device = 'eth0', options: { loopback?: boolean } = {}): Promise<void> {
   const loopback = options.loopback === true ? 'oifname "lo" drop;' : '';
@@ -22,7 +23,7 @@ export async function shut(netns: string, device = 'eth0', options: { loopback?:
     `chain ${name} { type filter hook ${hook} device "${device}" priority -500; policy drop; };`;
   const rules = [
     `table netdev gantry_shield { ${chain('in', 'ingress')} ${chain('out', 'egress')} }`,
-    `table inet gantry_shield { chain out { type filter hook output priority -500; oifname "${device}" drop; ${loopback} }; }`,
+    `table inet gantry_shield { chain out { type filter hook output priority -500; oifname "${device}" meta l4proto tcp drop; ${loopback} }; }`,
   ];
   await runInNetwork(netns, 'nft', ['-f', '-'], { input: `${DELETE}${rules.join('\n')}\n` });
 }
