@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Node } from '../agent/node.ts';
 import { Operation } from '../agent/operation.ts';
+import { contentOf } from '../archive/reader.ts';
 import { restoreOriginal } from '../checkpoint/restore.ts';
 import { GantryError, messageOf } from '../errors.ts';
 import { ContainerState } from '../gen/cri.ts';
@@ -25,7 +26,8 @@ interface Wish {
 /**
  * Brings a pod back as it was when it was frozen: the target's copy is ended first, and durably, then the kept state
  * starts here, with its address. What the pod has done since is lost.
- * Errors: NOT_FOUND, BUSY, CONFLICT (nothing is kept any more, or the pod has moved on), OUTCOME_UNKNOWN, those of a restore.
+ * Errors: NOT_FOUND, BUSY, CONFLICT (nothing is kept any more, or the pod has moved on), USAGE (of an encrypted state, without
+ * its key), OUTCOME_UNKNOWN, those of a restore.
  */
 export async function rollBackMigration(node: Node, request: MigrationRequest, operation: Operation): Promise<Result> {
   return alone(node, request.migration, (entry) => {
@@ -53,7 +55,10 @@ export async function revert(node: Node, entry: SourceEntry): Promise<void> {
 
 async function work(node: Node, entry: SourceEntry, wish: Wish, operation: Operation): Promise<Result> {
   const reverting: SourceEntry = { ...entry, state: 'reverting' };
-  if (entry.state !== 'reverting') await node.journal.write(reverting);
+  if (entry.state !== 'reverting') {
+    await checkOpens(entry, wish);
+    await node.journal.write(reverting);
+  }
   operation.commit();
   if (!wish.isLost) {
     const answer = await operation.phase('end the copy', () => endCopy(node, entry));
@@ -76,6 +81,11 @@ async function work(node: Node, entry: SourceEntry, wish: Wish, operation: Opera
   if (retained !== undefined) await rm(retained.archive, { force: true });
   await conclude(node, settled);
   return result;
+}
+
+/** Before the copy ends: there would be none at all while nobody can open the state. Errors: NOT_FOUND, USAGE, BAD_ARCHIVE. */
+async function checkOpens({ retained }: SourceEntry, { identities }: Wish): Promise<void> {
+  for await (const _ of contentOf(retained?.archive ?? '', { identities })) return;
 }
 
 /** Errors: OUTCOME_UNKNOWN. */

@@ -1,4 +1,7 @@
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { generateIdentity, identityToRecipient } from 'age-encryption';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { Result } from '../../src/gen/gantry/v1/agent.ts';
 import { RedisConnection } from '../redis.ts';
@@ -138,6 +141,68 @@ test('one that has moved on is not rolled back', async () => {
   expect(String(await redis.send('GET', 'where'))).toBe('b');
   expect(await stateOf(id)).toBe('retained');
 });
+
+test('a state whose time is over is not kept, and there is no way back', async () => {
+  await using _short = await world.configure(world.a, { retention: { hours: 1 / 3600, lookSeconds: 0.2 } });
+  const id = await moved();
+  await until('its time is over', async () => (await stateOf(id)) === 'reserved', 30_000);
+  await expectNoWayBack(id);
+  expect(await retained()).toEqual([]);
+});
+
+test('when states are larger than there is room for, the oldest goes', async () => {
+  // Room for one of about 14 MiB.
+  await using _small = await world.configure(world.a, { retention: { maxGiB: 20 / 1024, lookSeconds: 0.2 } });
+  const oldest = await moved();
+  expect(await stateOf(oldest)).toBe('retained');
+  const { counter } = served;
+  const id = await moved();
+  await until('the oldest has gone', async () => (await stateOf(oldest)) === 'reserved', 30_000);
+  await counter.stop(0);
+
+  await expectNoWayBack(oldest);
+  expect(await retained()).toEqual([`${id}.tar`]);
+  expect((await world.gantry(world.a, 'rollback', id)).exitCode).toBe(0);
+  expect(await served.places()).toEqual(['a']);
+  expect(await tell(served, 'GET', 'where')).toBe('a');
+});
+
+test('an encrypted state: nothing is ended without its key, and with it the pod comes back', async () => {
+  const identity = await generateIdentity();
+  const folder = await mkdtemp(join(tmpdir(), 'gantry-key-'));
+  const [key, other] = [join(folder, 'key'), join(folder, 'other')];
+  await writeFile(key, `# of this test\n${identity}\n`);
+  await writeFile(other, await generateIdentity());
+  try {
+    const recipients = [await identityToRecipient(identity)];
+    await using _encrypted = await world.configure(world.a, { retention: { recipients } });
+    const id = await moved();
+    const archive = await readFile(world.path(world.a, `${RETAINED}/${id}.tar`));
+    expect(archive.toString('latin1', 0, 21)).toBe('age-encryption.org/v1');
+    for (const keys of [[], ['--identity', other]]) {
+      const { failure } = await world.gantry(world.a, 'rollback', id, ...keys);
+      expect(failure).toMatchObject({ reason: 'USAGE', message: expect.stringMatching(/encrypted/) });
+      expect(await served.places()).toEqual(['b']);
+      expect(await tell(served, 'GET', 'where')).toBe('b');
+      expect(await stateOf(id)).toBe('retained');
+    }
+
+    const { exitCode, stderr } = await world.gantry(world.a, 'rollback', id, '--identity', key);
+
+    expect(exitCode, stderr).toBe(0);
+    expect(await served.places()).toEqual(['a']);
+    expect(await tell(served, 'GET', 'where')).toBe('a');
+    expect(await retained()).toEqual([]);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+async function expectNoWayBack(id: string): Promise<void> {
+  const { failure } = await world.gantry(world.a, 'rollback', id);
+  expect(failure).toMatchObject({ reason: 'CONFLICT', message: expect.stringMatching(/no state is kept any more/) });
+  expect(await stateOf(id)).toBe('reserved');
+}
 
 test.each([
   ["the source's agent is killed while the copy ends", 'end the copy', ['a', 'agent']],

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { access, readdir, readFile } from 'node:fs/promises';
+import { access, readdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
@@ -286,6 +286,18 @@ export class World {
     process.kill(await this.pidOf(node, service), 'SIGKILL');
     await sleep(50);
     await this.ready(node, service);
+  }
+
+  /** Changes the configuration of a node's agent, which starts again, until disposed. */
+  async configure(node: NodeEnvironment, change: object): Promise<AsyncDisposable> {
+    const file = this.path(node, '/etc/gantry/agent.json');
+    const before = await readFile(file, 'utf8');
+    const write = async (text: string) => {
+      await writeFile(file, text);
+      await this.restart(node, 'agent');
+    };
+    await write(JSON.stringify({ ...(JSON.parse(before) as object), ...change }));
+    return { [Symbol.asyncDispose]: () => write(before) };
   }
 
   /** Keeps a service from running until disposed. */
