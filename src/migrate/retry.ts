@@ -28,3 +28,12 @@ export async function untilDone(
     }
   }
 }
+
+/** Tries a step now, and goes on trying in the background when it fails: nobody waits for it. */
+export async function nowOrLater(node: Node, what: string, step: () => Promise<void>): Promise<void> {
+  try {
+    await step();
+  } catch {
+    untilDone(node, what, step).catch((error: unknown) => node.log.error('given-up', { what, why: messageOf(error) }));
+  }
+}

@@ -14,7 +14,7 @@ import { startAgain } from './cold.ts';
 import type { SourceEntry } from './journal.ts';
 import { type Answer, afterOutcome } from './protocol.ts';
 import { retain } from './retain.ts';
-import { untilDone } from './retry.ts';
+import { nowOrLater, untilDone } from './retry.ts';
 
 /**
  * Brings a committed migration to its end on the source: removes the source once the target serves, thaws it once the
@@ -142,15 +142,6 @@ export async function askOutcome(node: Node, { peer, operation }: SourceEntry, a
 export async function tellDone(node: Node, { peer, operation }: SourceEntry): Promise<void> {
   const { socket } = await connectPeer(node.config, peer, { kind: 'done', operation });
   socket.destroy();
-}
-
-/** Tries a step now, and goes on trying in the background when it fails: nobody waits for it. */
-async function nowOrLater(node: Node, what: string, step: () => Promise<void>): Promise<void> {
-  try {
-    await step();
-  } catch {
-    untilDone(node, what, step).catch((error: unknown) => node.log.error('given-up', { what, why: messageOf(error) }));
-  }
 }
 
 /**

@@ -30,7 +30,7 @@ import { receiveFiles, receiveFolder } from '../transfer/streams.ts';
 import type { TargetEntry } from './journal.ts';
 import type { Running } from './migrations.ts';
 import { keyOf, refuseTaken, removePlaceholder, serve } from './placeholder.ts';
-import { untilDone } from './retry.ts';
+import { nowOrLater, untilDone } from './retry.ts';
 import { checkProbes, verifyProbes } from './verify.ts';
 
 /**
@@ -233,8 +233,9 @@ export class Incoming {
     // It lives here, and may have been reached. A restarted agent opens its network again.
     if (entry.state === 'serving') return;
     await untilDone(this.#node, 'remove-placeholder', () => removePlaceholder(this.#node, entry));
-    // After the commit the source asks, maybe later, and must find the answer.
-    if (entry.state === 'resuming') await this.#write({ state: 'failed' });
+    // After the commit the source asks, maybe later, and must find the answer; on a full disk it asks until there is room.
+    if (entry.state === 'resuming')
+      await nowOrLater(this.#node, 'write failed', () => this.#write({ state: 'failed' }));
     else await this.#node.journal.remove(entry);
   }
 

@@ -1,9 +1,11 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, test } from 'vitest';
 import type { Reason } from '../../src/errors.ts';
 import { ImageServiceService, RemoveImageRequest } from '../../src/gen/cri.ts';
 import { connectSocket, unary } from '../../src/runtime/grpc.ts';
 import type { Pod } from '../pods.ts';
-import { expectReason, type Served, World } from './world.ts';
+import { expectReason, type Served, until, World } from './world.ts';
 
 let world: World;
 let pod: Pod;
@@ -159,6 +161,22 @@ describe('space for the journal', () => {
       await fill(name);
       expectReason(await command.ended, 'NO_SPACE', /ENOSPC/, name === 'b' ? 'on node b' : /./);
       await served.answers();
+    }
+    await expectUntouched();
+  });
+
+  test('is gone on node b while it resumes: it goes on here as soon as node b can say that it has failed', async () => {
+    {
+      await using _small = await small('b');
+      const command = world.begin(world.a, 'migrate', pod.container, '--to', 'b', '--verify-exec', 'sleep 1');
+      await command.reached('commit');
+      const written = () => world.shell(world.b, `cat ${journal}/*.json`);
+      await until('it is resuming', async () => (await written()).stdout.includes('"resuming"'));
+      await fill('b');
+      const log = () => readFile(join(world.b.logs, 'agent.log'), 'utf8');
+      await until('it cannot say so', async () => (await log()).includes('"what":"write failed"'));
+      await world.shell(world.b, `rm ${journal}/filler`);
+      expectReason(await command.ended, 'NO_SPACE', /ENOSPC/, 'on node b');
     }
     await expectUntouched();
   });
