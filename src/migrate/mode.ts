@@ -16,6 +16,9 @@ export type Mode = 'stop-and-copy' | 'cold';
 /** Of a moment: by the time of the freeze they may be gone, and if not the dump says so. */
 const PASSING = new Set(['uninterruptible-task', 'connection-backlog', 'netlink-unread']);
 
+/** The target refuses these itself before anything is frozen, with a reason of their own. */
+const SAID_BY_TARGET = new Set(['peer-criu-missing', 'peer-image-missing', 'peer-space']);
+
 export interface Chosen {
   readonly mode: Mode;
   /** What is lost all the same, and why it is no better mode. */
@@ -48,7 +51,8 @@ export async function chooseMode(
   await checkMovable(containers, node.cri, force, mayBeCold ? 'cold' : 'live');
   if (wanted === 'cold') return { mode: 'cold', warnings: [] };
 
-  const findings = await survey(node, to, containers, operation);
+  const all = await survey(node, to, containers, operation);
+  const findings = mayBeCold ? all : all.filter(({ id }) => !SAID_BY_TARGET.has(id));
   const verdict = worst(findings.map(({ severity }) => severity as Verdict));
   const of = (severity: Verdict) => findings.filter((one) => one.severity === severity);
   if (verdict === 'no' || (verdict === 'cold' && !mayBeCold)) throw refusal(of(verdict)[0] as Finding, verdict);

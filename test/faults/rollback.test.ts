@@ -147,7 +147,7 @@ test('a state whose time is over is not kept, and there is no way back', async (
   const id = await moved();
   await until('its time is over', async () => (await stateOf(id)) === 'reserved', 30_000);
   await expectNoWayBack(id);
-  expect(await retained()).toEqual([]);
+  expect(await retained()).not.toContain(`${id}.tar`);
 });
 
 test('when states are larger than there is room for, the oldest goes', async () => {
